@@ -1,0 +1,5 @@
+//! The `unionfs` program: parse, run, exit code.
+
+fn main() -> std::process::ExitCode {
+    std::process::ExitCode::FAILURE
+}
