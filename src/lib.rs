@@ -1,1 +1,26 @@
 //! unionfs: a union filesystem for FUSE.
+//!
+//! ```text
+//! main -> cli -> options          options is plain data, usable anywhere
+//!          |
+//!       daemon                    fork, ready pipe, signals, limits, log
+//!          |
+//!        mount                    open layers, build the Union, run
+//!        /   \
+//!     fuse    |                   the only module that names fuser
+//!        \    |
+//!        union                    the file system: values in, values out
+//!          |
+//!        layer                    what is on disk: names, xattrs, whiteouts, temporaries
+//!          |
+//!         sys                     one function per system call; all unsafe
+//! ```
+//!
+//! Arrows point downward only.
+
+mod fuse;
+mod layer;
+pub mod mount;
+pub mod options;
+mod sys;
+pub mod union;

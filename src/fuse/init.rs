@@ -1,0 +1,42 @@
+//! What is negotiated with the kernel (see `docs/DESIGN.md` for what each choice buys).
+
+use fuser::{InitFlags, KernelConfig};
+
+/// Largest read and write request in bytes; the kernel's default limit of pages gives no more.
+const MAX_WRITE: u32 = 1 << 20;
+/// Requests that the kernel may have under way on its own behalf (readahead, write-back).
+const MAX_BACKGROUND: u16 = 64;
+
+/// Taken where the kernel offers them.
+const WANTED: [InitFlags; 12] = [
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_MAX_PAGES,
+    InitFlags::FUSE_BIG_WRITES,
+    // O_TRUNC comes with the open: then no data are copied up only to be cut off.
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    // Both together: a directory's default ACL replaces the umask, so the umask must come to us.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
+];
+
+/// Negotiates.
+pub(crate) fn negotiate(config: &mut KernelConfig) {
+    for flag in WANTED {
+        if config.add_capabilities(flag).is_err() {
+            tracing::debug!("the kernel does not offer {flag:?}");
+        }
+    }
+    // All three take a smaller value where the kernel has one; their errors name it.
+    if let Err(max) = config.set_max_write(MAX_WRITE) {
+        let _ = config.set_max_write(max);
+    }
+    let _ = config.set_max_background(MAX_BACKGROUND);
+    // Our objects may be the layers of kernel overlayfs: one level of stacking is left to it.
+    let _ = config.set_max_stack_depth(1);
+}

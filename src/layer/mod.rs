@@ -1,0 +1,57 @@
+//! What is on disk: layers, names, whiteouts, opaque marks, temporaries.
+//!
+//! Nothing here knows inodes or locks; the union decides what to do, this module how it looks in a
+//! layer. `docs/FORMAT.md` describes the formats.
+
+pub(crate) mod name;
+pub(crate) mod opaque;
+pub(crate) mod open;
+pub(crate) mod private;
+pub(crate) mod remove_tree;
+pub(crate) mod upper;
+pub(crate) mod whiteout;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use open::LayerError;
+pub(crate) use upper::Upper;
+
+/// Position of a layer in its stack, 0 on top.
+pub(crate) type LayerIndex = u16;
+
+/// One directory tree that takes part in the union.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    /// The directory, opened before anything is mounted. For a lower a read-only private clone of
+    /// its mount where the system allows one.
+    pub root: Arc<OwnedFd>,
+    /// As the administrator wrote it; for messages only, never opened again.
+    pub path: PathBuf,
+    /// Device of the root directory.
+    pub dev: u64,
+    /// The root is not a private clone, so mounts below it must not be entered.
+    pub same_mount: bool,
+}
+
+/// All layers, top first. With an upper, it is layer 0.
+#[derive(Debug)]
+pub(crate) struct LayerStack {
+    /// Top first.
+    pub layers: Vec<Layer>,
+    /// The writable layer's own state; `None` makes the union read-only.
+    pub upper: Option<Upper>,
+}
+
+impl LayerStack {
+    /// True when `index` is the writable layer.
+    pub fn is_upper(&self, index: LayerIndex) -> bool {
+        index == 0 && self.upper.is_some()
+    }
+
+    /// The layer at `index`.
+    pub fn get(&self, index: LayerIndex) -> &Layer {
+        &self.layers[usize::from(index)]
+    }
+}

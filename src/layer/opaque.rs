@@ -1,0 +1,94 @@
+//! Marks of a directory: opaque, holder of xattr whiteouts, redirected.
+
+use std::os::fd::BorrowedFd;
+
+use crate::sys::{self, Errno, FileKind, Result};
+
+use super::name;
+
+/// What a layer's directory says about itself.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct DirMarks {
+    /// Nothing below this layer shows through.
+    pub opaque: bool,
+    /// Empty regular files in it may be whiteouts (`overlay.opaque` = `x`).
+    pub xattr_whiteouts: bool,
+    /// Its contents belong elsewhere (`overlay.redirect`), which is not read.
+    pub redirect: bool,
+}
+
+/// Attributes that make a directory opaque, of every writer that is read.
+const OPAQUE_ATTRS: [&[u8]; 3] = [
+    b"trusted.overlay.opaque",
+    b"user.overlay.opaque",
+    b"user.fuseoverlayfs.opaque",
+];
+const REDIRECT_ATTRS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
+/// Attributes that make an empty file a whiteout, in a directory marked `x`.
+const WHITEOUT_ATTRS: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
+/// Attributes of a file whose data are in a lower layer.
+const METACOPY_ATTRS: [&[u8]; 2] = [b"trusted.overlay.metacopy", b"user.overlay.metacopy"];
+
+/// Reads the marks of the directory behind an O_PATH handle.
+pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<DirMarks> {
+    let mut marks = DirMarks::default();
+    let names = match sys::xattr::list(dir, b"") {
+        Ok(names) => names,
+        // Attributes that may not be read cannot be acted on; the entries themselves cannot be
+        // read then either.
+        Err(Errno::ACCESS | Errno::PERM) => Vec::new(),
+        Err(e) => return Err(e),
+    };
+    for attr in names.split(|&b| b == 0) {
+        if OPAQUE_ATTRS.contains(&attr) {
+            match sys::xattr::get(dir, b"", attr)?.as_deref() {
+                Some(b"y") => marks.opaque = true,
+                Some(b"x") => marks.xattr_whiteouts = true,
+                _ => {}
+            }
+        } else if REDIRECT_ATTRS.contains(&attr) {
+            marks.redirect = true;
+        }
+    }
+    if !marks.opaque {
+        marks.opaque = has_marker_file(dir)?;
+    }
+    Ok(marks)
+}
+
+/// True when the directory holds a regular `.wh..wh..opq`.
+fn has_marker_file(dir: BorrowedFd<'_>) -> Result<bool> {
+    match sys::stat::stat_at(dir, name::OPAQUE) {
+        Ok(stat) => Ok(stat.kind() == FileKind::Regular),
+        Err(Errno::NOENT | Errno::ACCESS) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// True when the empty regular file `name` carries a whiteout attribute.
+pub(crate) fn is_xattr_whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+    for attr in WHITEOUT_ATTRS {
+        if sys::xattr::get(dir, name, attr)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// True when the data of an open file are not its own.
+pub(crate) fn is_metacopy(file: impl std::os::fd::AsFd) -> bool {
+    METACOPY_ATTRS
+        .iter()
+        .any(|attr| sys::xattr::has_fd(file.as_fd(), attr))
+}
+
+/// Marks a directory opaque by attribute: overlayfs's own one, or where that needs rights that we
+/// do not have, the one that overlayfs reads with `userxattr` and fuse-overlayfs always.
+pub(crate) fn set_attr(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
+    match sys::xattr::set(dir, entry, b"trusted.overlay.opaque", b"y", 0) {
+        Err(Errno::PERM | Errno::OPNOTSUPP) => {
+            sys::xattr::set(dir, entry, b"user.overlay.opaque", b"y", 0)
+        }
+        result => result,
+    }
+}

@@ -1,0 +1,350 @@
+//! Opening and checking the layers, before anything is mounted.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use crate::options::{Options, WhiteoutForm};
+use crate::sys::{self, Errno, Stat};
+
+use super::{Layer, LayerStack, Upper, name};
+
+/// Why a stack of layers cannot be used. The text is one line for the administrator.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// A layer cannot be opened.
+    #[error("{option}={}: {}", .path.display(), describe(*.errno))]
+    Open {
+        /// The option that named it.
+        option: &'static str,
+        /// As written.
+        path: PathBuf,
+        /// The failure.
+        errno: Errno,
+    },
+    /// Two layers share files.
+    #[error("{option}={}: overlaps {other}={}", .path.display(), .other_path.display())]
+    Overlap {
+        /// The option of the inner or second one.
+        option: &'static str,
+        /// As written.
+        path: PathBuf,
+        /// The option of the outer or first one.
+        other: &'static str,
+        /// As written.
+        other_path: PathBuf,
+    },
+    /// Temporaries could not be moved into the upper in one step.
+    #[error("workdir={}: not on the filesystem of upperdir={}", .work.display(), .upper.display())]
+    OtherFilesystem {
+        /// The workdir.
+        work: PathBuf,
+        /// The upperdir.
+        upper: PathBuf,
+    },
+    /// The upper is in use.
+    #[error("upperdir={}: in use by another mount", .0.display())]
+    Busy(PathBuf),
+    /// A metadata entry of the upper has the wrong type.
+    #[error("upperdir={}: {entry} is not a {expected}", .path.display())]
+    Metadata {
+        /// The upperdir.
+        path: PathBuf,
+        /// The entry's name.
+        entry: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// More layers than a stack can hold.
+    #[error("lowerdir: {0} layers given, 65000 at most")]
+    TooMany(usize),
+    /// No layer at all.
+    #[error("lowerdir: no layer given")]
+    None,
+}
+
+fn describe(errno: Errno) -> String {
+    std::io::Error::from(errno).to_string()
+}
+
+/// How long a mount waits for the daemon of an earlier, lazily unmounted one to let go of the
+/// upper.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const MAX_LAYERS: usize = 65000;
+
+/// A directory on the way into the stack.
+struct Opened {
+    option: &'static str,
+    path: PathBuf,
+    fd: OwnedFd,
+    stat: Stat,
+}
+
+fn open_one(option: &'static str, path: &Path) -> Result<Opened, LayerError> {
+    let fail = |errno| LayerError::Open {
+        option,
+        path: path.to_owned(),
+        errno,
+    };
+    let fd = sys::at::open_root(path.as_os_str().as_bytes()).map_err(fail)?;
+    let stat = sys::stat::fstat(&fd).map_err(fail)?;
+    Ok(Opened {
+        option,
+        path: path.to_owned(),
+        fd,
+        stat,
+    })
+}
+
+impl LayerStack {
+    /// Opens all layers of `options` and checks that they can form a union.
+    ///
+    /// # Errors
+    /// One [`LayerError`] for the first thing that is wrong.
+    pub fn open(options: &Options) -> Result<Self, LayerError> {
+        if options.lowers.is_empty() && options.upper.is_none() {
+            return Err(LayerError::None);
+        }
+        if options.lowers.len() > MAX_LAYERS {
+            return Err(LayerError::TooMany(options.lowers.len()));
+        }
+        let upper = options
+            .upper
+            .as_deref()
+            .map(|p| open_one("upperdir", p))
+            .transpose()?;
+        let work = match (&upper, &options.work) {
+            (Some(_), Some(path)) => Some(open_one("workdir", path)?),
+            // Without an upper there is nothing temporary to hold.
+            _ => None,
+        };
+        let mut lowers = Vec::with_capacity(options.lowers.len());
+        for path in &options.lowers {
+            lowers.push(open_one("lowerdir", path)?);
+        }
+        check_overlaps(upper.as_ref(), work.as_ref(), &lowers)?;
+
+        let mut layers = Vec::with_capacity(lowers.len() + 1);
+        let mut state = None;
+        match upper {
+            Some(upper) if options.read_only => layers.push(into_layer(upper, true)),
+            Some(upper) => {
+                let (layer, workdir) = writable_layer(upper, work)?;
+                state = Some(take_upper(&layer, workdir, options.whiteout)?);
+                layers.push(layer);
+            }
+            None => {}
+        }
+        layers.extend(lowers.into_iter().map(|l| into_layer(l, true)));
+        Ok(Self {
+            layers,
+            upper: state,
+        })
+    }
+}
+
+/// Turns an opened directory into a layer, served from a private clone of its mount where that is
+/// allowed. A lower is cloned read-only: then nothing can write it, and reading leaves its access
+/// times alone.
+fn into_layer(opened: Opened, read_only: bool) -> Layer {
+    let Opened { path, fd, stat, .. } = opened;
+    match sys::mount::clone_tree(&fd, read_only) {
+        Ok(clone) => Layer {
+            root: Arc::new(clone),
+            path,
+            dev: stat.dev,
+            same_mount: false,
+        },
+        Err(e) => {
+            tracing::debug!("{}: no private clone of its mount ({e})", path.display());
+            Layer {
+                root: Arc::new(fd),
+                path,
+                dev: stat.dev,
+                same_mount: true,
+            }
+        }
+    }
+}
+
+/// The upper and its workdir, both reached through one private clone of their mount: rename(2)
+/// does not cross mounts, not even two of one filesystem.
+fn writable_layer(
+    upper: Opened,
+    work: Option<Opened>,
+) -> Result<(Layer, Option<Arc<OwnedFd>>), LayerError> {
+    let Some(work) = work else {
+        return Ok((into_layer(upper, false), None));
+    };
+    let other = || LayerError::OtherFilesystem {
+        work: work.path.clone(),
+        upper: upper.path.clone(),
+    };
+    if work.stat.dev != upper.stat.dev || sys::mount::id(&work.fd) != sys::mount::id(&upper.fd) {
+        return Err(other());
+    }
+    let dev = upper.stat.dev;
+    if let Some((upper_fd, work_fd)) = clone_both(&upper, &work) {
+        let root = Arc::new(upper_fd);
+        let layer = Layer {
+            root,
+            path: upper.path,
+            dev,
+            same_mount: false,
+        };
+        return Ok((layer, Some(Arc::new(work_fd))));
+    }
+    tracing::debug!("{}: no private clone of its mount", upper.path.display());
+    let layer = Layer {
+        root: Arc::new(upper.fd),
+        path: upper.path,
+        dev,
+        same_mount: true,
+    };
+    Ok((layer, Some(Arc::new(work.fd))))
+}
+
+/// Clones the mount at the nearest directory that holds both; `None` where that is not possible.
+fn clone_both(upper: &Opened, work: &Opened) -> Option<(OwnedFd, OwnedFd)> {
+    let upper_path = sys::fd::real_path(&upper.fd).ok()?;
+    let work_path = sys::fd::real_path(&work.fd).ok()?;
+    let common: PathBuf = upper_path
+        .components()
+        .zip(work_path.components())
+        .take_while(|(a, b)| a == b)
+        .map(|(a, _)| a)
+        .collect();
+    let base = sys::at::open_root(common.as_os_str().as_bytes()).ok()?;
+    let tree = sys::mount::clone_tree(&base, false).ok()?;
+    let reach = |path: &Path, expected: &Stat| {
+        let relative = path.strip_prefix(&common).ok()?.as_os_str().as_bytes();
+        let fd = sys::at::open_dir_path(&tree, relative, true).ok()?;
+        let stat = sys::stat::fstat(&fd).ok()?;
+        ((stat.dev, stat.ino) == (expected.dev, expected.ino)).then_some(fd)
+    };
+    Some((
+        reach(&upper_path, &upper.stat)?,
+        reach(&work_path, &work.stat)?,
+    ))
+}
+
+/// Locks the upper and checks that it can be written.
+fn take_upper(
+    layer: &Layer,
+    workdir: Option<Arc<OwnedFd>>,
+    form: WhiteoutForm,
+) -> Result<Upper, LayerError> {
+    let fail = |errno| LayerError::Open {
+        option: "upperdir",
+        path: layer.path.clone(),
+        errno,
+    };
+    let lock = sys::fd::reopen_dir(&*layer.root).map_err(fail)?;
+    let start = Instant::now();
+    loop {
+        match sys::fd::try_lock(&lock) {
+            Ok(()) => break,
+            Err(Errno::WOULDBLOCK) if start.elapsed() < LOCK_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            Err(Errno::WOULDBLOCK) => return Err(LayerError::Busy(layer.path.clone())),
+            // A filesystem without locks cannot be protected; that is no reason not to serve it.
+            Err(e) => {
+                tracing::warn!("upperdir={}: cannot be locked: {e}", layer.path.display());
+                break;
+            }
+        }
+    }
+    check_metadata(layer)?;
+    let flags = sys::stat::statvfs(&*layer.root).map_err(fail)?.f_flag;
+    if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+        return Err(fail(Errno::ROFS));
+    }
+    Ok(Upper::new(Arc::clone(&layer.root), workdir, form, lock))
+}
+
+/// The three metadata entries must be what the format says, or whiteouts would be written wrongly.
+fn check_metadata(layer: &Layer) -> Result<(), LayerError> {
+    for (entry, text, is_dir) in [
+        (name::WHITEOUT_BASE, ".wh..wh.aufs", false),
+        (name::ORPHANS, ".wh..wh.orph", true),
+        (name::PSEUDO_LINKS, ".wh..wh.plnk", true),
+    ] {
+        let Ok(stat) = sys::stat::stat_at(&*layer.root, entry) else {
+            continue;
+        };
+        let good = if is_dir {
+            stat.kind().is_dir()
+        } else {
+            stat.kind() == sys::FileKind::Regular
+        };
+        if !good {
+            let expected = if is_dir { "directory" } else { "regular file" };
+            let path = layer.path.clone();
+            return Err(LayerError::Metadata {
+                path,
+                entry: text,
+                expected,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses layers that share files: a change through one would show in the other.
+fn check_overlaps(
+    upper: Option<&Opened>,
+    work: Option<&Opened>,
+    lowers: &[Opened],
+) -> Result<(), LayerError> {
+    let all: Vec<&Opened> = upper.into_iter().chain(work).chain(lowers).collect();
+    let mut roots = std::collections::HashMap::new();
+    for opened in &all {
+        if let Some(other) = roots.insert((opened.stat.dev, opened.stat.ino), *opened) {
+            return Err(overlap(opened, other));
+        }
+    }
+    for opened in &all {
+        if let Some(outer) = find_ancestor(opened, &roots) {
+            return Err(overlap(opened, outer));
+        }
+    }
+    Ok(())
+}
+
+fn overlap(inner: &Opened, outer: &Opened) -> LayerError {
+    LayerError::Overlap {
+        option: inner.option,
+        path: inner.path.clone(),
+        other: outer.option,
+        other_path: outer.path.clone(),
+    }
+}
+
+/// The layer that contains `opened` on the same filesystem, if any. A layer on another filesystem
+/// mounted inside a layer shares no files with it.
+fn find_ancestor<'a>(
+    opened: &Opened,
+    roots: &std::collections::HashMap<(u64, u64), &'a Opened>,
+) -> Option<&'a Opened> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let up = |fd: &OwnedFd| rustix::fs::openat(fd, c"..", flags, rustix::fs::Mode::empty());
+    let mut last = (opened.stat.dev, opened.stat.ino);
+    let mut fd = up(&opened.fd).ok()?;
+    loop {
+        let stat = sys::stat::fstat(&fd).ok()?;
+        let here = (stat.dev, stat.ino);
+        if here == last || stat.dev != opened.stat.dev {
+            return None;
+        }
+        if let Some(outer) = roots.get(&here) {
+            return Some(outer);
+        }
+        last = here;
+        fd = up(&fd).ok()?;
+    }
+}

@@ -1,0 +1,299 @@
+//! The writable layer: its whiteouts, opaque marks and temporaries.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use rustix::fs::{OFlags, RenameFlags};
+
+use crate::options::WhiteoutForm;
+use crate::sys::{self, Errno, FileKind, Result, Stat};
+
+use super::name::{self, NameBuf};
+use super::opaque;
+use super::remove_tree::remove_tree;
+
+/// Mode of whiteouts and opaque markers, as aufs makes them.
+const MARKER_MODE: u32 = 0o444;
+
+/// The writable layer's state beyond its root directory.
+#[derive(Debug)]
+pub(crate) struct Upper {
+    root: Arc<OwnedFd>,
+    form: WhiteoutForm,
+    /// Where temporaries go when a workdir was given; otherwise `.wh..wh.orph` below the root.
+    workdir: Option<Arc<OwnedFd>>,
+    /// The directory of temporaries once it was needed.
+    temp_dir: Mutex<Option<Arc<OwnedFd>>>,
+    temp_seq: AtomicU64,
+    /// Holds the lock on the upper for as long as the union lives.
+    _lock: OwnedFd,
+}
+
+/// An object without a visible name, in the directory of temporaries. It is removed when dropped,
+/// unless it was published.
+#[derive(Debug)]
+pub(crate) struct Temp {
+    dir: Arc<OwnedFd>,
+    name: NameBuf,
+    published: bool,
+}
+
+impl Temp {
+    /// The directory that holds it.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Its name there.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// Moves it to `name` in `parent` in one step.
+    pub fn publish(mut self, parent: impl AsFd, name: &[u8], flags: RenameFlags) -> Result<()> {
+        sys::at::rename_at(&*self.dir, &self.name, parent, name, flags)?;
+        // After an exchange the temporary name holds what was replaced, which goes with the drop.
+        self.published = !flags.contains(RenameFlags::EXCHANGE);
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.published {
+            if let Err(e) = remove_tree(&*self.dir, &self.name) {
+                // It stays invisible and is swept at the next mount.
+                tracing::warn!("a temporary object of the upper could not be removed: {e}");
+            }
+        }
+    }
+}
+
+impl Upper {
+    /// Takes the upper over: `lock` is held from now on, and leftovers of a crash are removed.
+    pub fn new(
+        root: Arc<OwnedFd>,
+        workdir: Option<Arc<OwnedFd>>,
+        form: WhiteoutForm,
+        lock: OwnedFd,
+    ) -> Self {
+        let upper = Self {
+            root,
+            form,
+            workdir,
+            temp_dir: Mutex::new(None),
+            temp_seq: AtomicU64::new(0),
+            _lock: lock,
+        };
+        upper.sweep();
+        upper
+    }
+
+    /// The form in which whiteouts and opaque marks are written.
+    pub fn form(&self) -> WhiteoutForm {
+        self.form
+    }
+
+    /// Removes what a crash left in the reserved places. A failure costs space, nothing else.
+    fn sweep(&self) {
+        for (parent, dir) in [
+            (Some(&self.root), name::ORPHANS),
+            (self.workdir.as_ref(), b"work".as_slice()),
+        ] {
+            let Some(parent) = parent else { continue };
+            let Ok(fd) = sys::at::open_dir_path(&**parent, dir, true) else {
+                continue;
+            };
+            if let Err(e) = sweep_dir(&fd) {
+                tracing::warn!("leftovers in the upper could not be removed: {e}");
+            }
+        }
+    }
+
+    /// The directory of temporaries, made when first needed.
+    fn temp_dir(&self) -> Result<Arc<OwnedFd>> {
+        let mut slot = self.temp_dir.lock();
+        if let Some(dir) = slot.as_ref() {
+            return Ok(Arc::clone(dir));
+        }
+        let (parent, dir) = match &self.workdir {
+            Some(workdir) => (workdir, b"work".as_slice()),
+            None => (&self.root, name::ORPHANS),
+        };
+        sys::cred::enter_own();
+        match sys::at::mkdir_at(&**parent, dir, 0o700) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+        let fd = Arc::new(sys::at::open_dir_path(&**parent, dir, true)?);
+        *slot = Some(Arc::clone(&fd));
+        Ok(fd)
+    }
+
+    /// Makes a temporary object: `make` gets its directory and name and is called again with
+    /// another name while the name is taken.
+    pub fn temp(&self, mut make: impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<()>) -> Result<Temp> {
+        let dir = self.temp_dir()?;
+        loop {
+            let seq = self.temp_seq.fetch_add(1, Ordering::Relaxed);
+            let mut name = NameBuf::from_slice(name::META_PREFIX);
+            name.extend_from_slice(format!("{seq:08x}").as_bytes());
+            match make(dir.as_fd(), &name) {
+                Ok(()) => {
+                    return Ok(Temp {
+                        dir,
+                        name,
+                        published: false,
+                    });
+                }
+                Err(Errno::EXIST) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// An unnamed file of the upper's filesystem, or a named temporary where it has none.
+    pub fn temp_file(&self) -> Result<(OwnedFd, Option<Temp>)> {
+        sys::cred::enter_own();
+        match sys::at::open_tmpfile(&*self.root, 0o600) {
+            Ok(fd) => return Ok((fd, None)),
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {}
+            Err(e) => return Err(e),
+        }
+        let mut file = None;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let temp = self.temp(|dir, name| {
+            file = Some(sys::at::open_at(dir, name, flags, 0o600, false)?);
+            Ok(())
+        })?;
+        file.map(|f| (f, Some(temp))).ok_or(Errno::IO)
+    }
+
+    /// Moves `name` of `parent` among the temporaries; it is gone for users, and from disk when
+    /// the result is dropped.
+    pub fn take_away(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<Temp> {
+        sys::cred::enter_own();
+        self.temp(|dir, temp| sys::at::rename_at(parent, name, dir, temp, RenameFlags::NOREPLACE))
+    }
+
+    /// Hides `name` of `parent` from the lowers, in place of whatever stands there; an existing
+    /// directory must have been moved away or be given as `replace_dir`.
+    ///
+    /// In the `.wh.` form the marker stands beside the name, so what was there has to be removed
+    /// afterwards by the caller; returns whether that is so.
+    pub fn write_whiteout(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        is_dir: bool,
+    ) -> Result<bool> {
+        sys::cred::enter_own();
+        if self.form == WhiteoutForm::Aufs {
+            if let Some(marker) = name::whiteout_of(name) {
+                self.write_marker(parent, &marker)?;
+                return Ok(true);
+            }
+        }
+        let temp = self.temp(|dir, temp| sys::at::mknod_at(dir, temp, libc::S_IFCHR, 0))?;
+        let flags = if is_dir {
+            RenameFlags::EXCHANGE
+        } else {
+            RenameFlags::empty()
+        };
+        temp.publish(parent, name, flags)?;
+        Ok(false)
+    }
+
+    /// Makes the whiteout file beside `name`, whatever the upper's form.
+    pub fn write_marker_beside(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        sys::cred::enter_own();
+        let marker = name::whiteout_of(name).ok_or(Errno::NAMETOOLONG)?;
+        self.write_marker(parent, &marker)
+    }
+
+    /// Removes the whiteout file beside `name`, if there is one.
+    pub fn remove_marker(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let Some(marker) = name::whiteout_of(name) else {
+            return Ok(());
+        };
+        match sys::at::unlink_at(parent, &marker) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Makes the directory `entry` of `parent` opaque.
+    pub fn set_opaque(&self, parent: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
+        sys::cred::enter_own();
+        match self.form {
+            WhiteoutForm::Overlay => opaque::set_attr(parent, entry),
+            WhiteoutForm::Aufs => {
+                let dir = sys::at::open_dir_path(parent, entry, true)?;
+                self.write_marker(dir.as_fd(), name::OPAQUE)
+            }
+        }
+    }
+
+    /// Makes a whiteout or opaque file: a hard link to the base, so that all of them cost one
+    /// inode; a file of its own where no link can be had.
+    fn write_marker(&self, dir: BorrowedFd<'_>, marker: &[u8]) -> Result<()> {
+        for _ in 0..2 {
+            match sys::at::link_at(&*self.root, name::WHITEOUT_BASE, dir, marker) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EXIST) => return Self::check_marker(dir, marker),
+                Err(Errno::NOENT) => match make_marker(self.root.as_fd(), name::WHITEOUT_BASE) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(e) => return Err(e),
+                },
+                Err(Errno::MLINK) => {
+                    make_marker(dir, marker)?;
+                    self.renew_base();
+                    return Ok(());
+                }
+                Err(_) => return make_marker(dir, marker),
+            }
+        }
+        make_marker(dir, marker)
+    }
+
+    /// An entry that is already there under a marker's name must be a marker.
+    fn check_marker(dir: BorrowedFd<'_>, marker: &[u8]) -> Result<()> {
+        let stat: Stat = sys::stat::stat_at(dir, marker)?;
+        if stat.kind() == FileKind::Regular {
+            Ok(())
+        } else {
+            Err(Errno::IO)
+        }
+    }
+
+    /// Starts a new group of links after the base reached the filesystem's limit. Without a base
+    /// the next whiteout makes one, so failures do no harm.
+    fn renew_base(&self) {
+        let _ = sys::at::unlink_at(&*self.root, name::WHITEOUT_BASE);
+        let _ = make_marker(self.root.as_fd(), name::WHITEOUT_BASE);
+    }
+}
+
+/// Makes an empty marker file.
+fn make_marker(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    match sys::at::open_at(dir, name, flags, MARKER_MODE, false) {
+        Ok(_) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes everything with a temporary's name.
+fn sweep_dir(dir: &OwnedFd) -> Result<()> {
+    let mut leftovers = Vec::new();
+    let readable = sys::fd::reopen_dir(dir)?;
+    sys::dir::for_each_entry(&readable, |entry| {
+        if entry.name.starts_with(name::META_PREFIX) {
+            leftovers.push(NameBuf::from_slice(entry.name));
+        }
+        Ok(())
+    })?;
+    leftovers.iter().try_for_each(|name| remove_tree(dir, name))
+}

@@ -1,0 +1,74 @@
+//! Descriptors: reopening, locking, limits.
+
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::process::{Resource, Rlimit};
+use smallvec::SmallVec;
+
+use super::Result;
+
+/// A path under /proc/self/fd, on the stack.
+pub(crate) type ProcPath = SmallVec<[u8; 320]>;
+
+/// `/proc/self/fd/N`: the magic link of a descriptor, usable where a call takes no O_PATH handle.
+pub(crate) fn proc_path(fd: BorrowedFd<'_>) -> ProcPath {
+    let mut path = ProcPath::new();
+    // Writing into a SmallVec cannot fail.
+    let _ = write!(path, "/proc/self/fd/{}", fd.as_raw_fd());
+    path
+}
+
+/// `/proc/self/fd/N/NAME`, or the descriptor's own magic link when the name is empty.
+pub(crate) fn proc_path_at(dir: BorrowedFd<'_>, name: &[u8]) -> ProcPath {
+    let mut path = proc_path(dir);
+    if !name.is_empty() {
+        path.push(b'/');
+        path.extend_from_slice(name);
+    }
+    path
+}
+
+/// Opens the object behind an O_PATH handle anew, with real access.
+pub(crate) fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
+    let path = proc_path(fd.as_fd());
+    rustix::fs::openat(CWD, path.as_slice(), flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens a directory handle for reading its entries or for fsync.
+pub(crate) fn reopen_dir(fd: impl AsFd) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(fd, c".", flags, Mode::empty())
+}
+
+/// Takes an exclusive lock without waiting; EWOULDBLOCK when another open file holds it.
+pub(crate) fn try_lock(fd: impl AsFd) -> Result<()> {
+    rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive)
+}
+
+/// Raises the soft limit of open descriptors to the hard one; returns the limit in force.
+pub(crate) fn raise_fd_limit() -> u64 {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match rustix::process::setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => limit.maximum.unwrap_or(1 << 20),
+        Err(_) => limit.current.unwrap_or(1024),
+    }
+}
+
+/// The errno of the libc call that just failed on this thread.
+pub(crate) fn last_errno() -> super::Errno {
+    let raw = std::io::Error::last_os_error().raw_os_error();
+    super::Errno::from_raw_os_error(raw.unwrap_or(libc::EIO))
+}
+
+/// The absolute path that the kernel knows for a descriptor, without symlinks.
+pub(crate) fn real_path(fd: impl AsFd) -> Result<std::path::PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let link = rustix::fs::readlinkat(CWD, proc_path(fd.as_fd()).as_slice(), Vec::new())?;
+    Ok(std::ffi::OsString::from_vec(link.into_bytes()).into())
+}

@@ -1,0 +1,105 @@
+//! Calls on an open file.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+
+use super::{Errno, Result};
+
+/// Reads until `buf` is full or the file ends; returns how much was read.
+pub(crate) fn read_full(fd: impl AsFd, buf: &mut [u8], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match rustix::io::pread(fd.as_fd(), &mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            // What was read is good; the error comes again at the next read.
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `data`, or as much as fits; an error only when nothing was written.
+pub(crate) fn write_full(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    while done < data.len() {
+        match rustix::io::pwrite(fd.as_fd(), &data[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Sets the size.
+pub(crate) fn truncate(fd: impl AsFd, size: u64) -> Result<()> {
+    rustix::fs::ftruncate(fd, size)
+}
+
+/// fallocate(2) with the caller's raw mode bits.
+#[allow(clippy::cast_sign_loss)]
+pub(crate) fn fallocate(fd: impl AsFd, mode: i32, offset: u64, len: u64) -> Result<()> {
+    let flags = FallocateFlags::from_bits_retain(mode as u32);
+    rustix::fs::fallocate(fd, flags, offset, len)
+}
+
+/// Flushes the file to stable storage; `data_only` leaves out what reading does not need.
+pub(crate) fn sync(fd: impl AsFd, data_only: bool) -> Result<()> {
+    if data_only {
+        rustix::fs::fdatasync(fd)
+    } else {
+        rustix::fs::fsync(fd)
+    }
+}
+
+/// The next data (or, with `hole`, the next hole) at or after `offset`.
+pub(crate) fn seek_data(fd: impl AsFd, offset: u64, hole: bool) -> Result<u64> {
+    let pos = if hole {
+        SeekFrom::Hole(offset)
+    } else {
+        SeekFrom::Data(offset)
+    };
+    rustix::fs::seek(fd, pos)
+}
+
+/// copy_file_range(2) with explicit offsets.
+pub(crate) fn copy_range(
+    src: impl AsFd,
+    src_offset: u64,
+    dst: impl AsFd,
+    dst_offset: u64,
+    len: usize,
+) -> Result<usize> {
+    let (mut from, mut to) = (src_offset, dst_offset);
+    rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len)
+}
+
+/// fchmodat2(2), Linux 6.6: permission bits of a name or handle, never through a symlink.
+pub(crate) fn fchmodat2(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
+    /// The same number on every architecture that Linux added calls to after 5.1.
+    const SYS_FCHMODAT2: libc::c_long = 452;
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    // SAFETY: `dir` is open for the call, `name` is NUL-terminated and outlives it, and the call
+    // writes no memory of ours.
+    let ret = unsafe {
+        libc::syscall(
+            SYS_FCHMODAT2,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            mode,
+            libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH,
+        )
+    };
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(super::fd::last_errno())
+    }
+}

@@ -1,0 +1,45 @@
+//! The attribute ioctls of files: inode flags and project attributes.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use super::{Errno, Result};
+
+/// `FS_IOC_GETFLAGS`: inode flags (chattr), read.
+pub(crate) const GETFLAGS: u32 = 0x8008_6601;
+/// `FS_IOC_SETFLAGS`: inode flags, set.
+pub(crate) const SETFLAGS: u32 = 0x4008_6602;
+/// `FS_IOC_FSGETXATTR`: extended flags and project id, read.
+pub(crate) const FSGETXATTR: u32 = 0x801c_581f;
+/// `FS_IOC_FSSETXATTR`: extended flags and project id, set.
+pub(crate) const FSSETXATTR: u32 = 0x401c_5820;
+
+/// Size of the largest argument among the four, struct fsxattr.
+const ARG: usize = 28;
+
+/// Runs one of the four ioctls above; `input` is the argument as the caller gave it. The result
+/// holds the first `out` bytes of the argument afterwards.
+pub(crate) fn attribute(fd: impl AsFd, command: u32, input: &[u8], out: usize) -> Result<Vec<u8>> {
+    if !matches!(command, GETFLAGS | SETFLAGS | FSGETXATTR | FSSETXATTR) {
+        return Err(Errno::NOTTY);
+    }
+    if input.len() > ARG {
+        return Err(Errno::INVAL);
+    }
+    #[repr(align(8))]
+    struct Arg([u8; 32]);
+    let mut arg = Arg([0; 32]);
+    arg.0[..input.len()].copy_from_slice(input);
+    // SAFETY: the descriptor is open for the call, and each of the four commands reads or writes
+    // at most 28 bytes at the argument, which has 32.
+    let ret = unsafe {
+        libc::ioctl(
+            fd.as_fd().as_raw_fd(),
+            libc::Ioctl::from(command),
+            arg.0.as_mut_ptr(),
+        )
+    };
+    if ret < 0 {
+        return Err(super::fd::last_errno());
+    }
+    Ok(arg.0[..out.min(ARG)].to_vec())
+}

@@ -1,0 +1,25 @@
+//! The system-call layer: one function per call, nothing of the union known here.
+//!
+//! rustix makes the calls; this module gives them the project's types (byte names, [`Stat`]), the
+//! flags that keep a lookup inside its directory, and the few calls that rustix lacks. It is the one
+//! place where unsafe code is allowed.
+
+pub(crate) mod at;
+pub(crate) mod copy;
+pub(crate) mod cred;
+pub mod daemonize;
+pub(crate) mod dir;
+pub(crate) mod fd;
+pub(crate) mod file;
+pub(crate) mod ioctl;
+pub(crate) mod mount;
+pub(crate) mod stat;
+pub(crate) mod xattr;
+
+/// An errno as the kernel returned it.
+pub type Errno = rustix::io::Errno;
+
+/// What every function of this layer returns.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+pub use stat::{FileKind, Stat};

@@ -1,0 +1,130 @@
+//! Mount calls: private clones of a layer's mount, and unmounting.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+pub(crate) use rustix::mount::MountFlags;
+use rustix::mount::{OpenTreeFlags, UnmountFlags};
+
+use super::{Errno, Result};
+
+/// A detached clone of the mount that holds `path`, rooted there, without the mounts below it.
+///
+/// Lookups through the clone never meet a mount that was made over or inside the directory, so a
+/// union may be mounted over its own layer. With `read_only` no descriptor opened through it, by
+/// whatever route, can write.
+pub(crate) fn clone_tree(dir: impl AsFd, read_only: bool) -> Result<OwnedFd> {
+    let path = super::fd::proc_path(dir.as_fd());
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, path.as_slice(), flags)?;
+    if read_only {
+        set_read_only(&tree)?;
+    }
+    Ok(tree)
+}
+
+/// struct mount_attr of linux/mount.h.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Makes a detached mount read-only and, with it, free of access-time updates.
+fn set_read_only(tree: impl AsFd) -> Result<()> {
+    const RDONLY: u64 = 1;
+    const SYS_MOUNT_SETATTR: libc::c_long = 442;
+    let attr = MountAttr {
+        set: RDONLY,
+        clear: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the descriptor is open for the call, the path is a static NUL-terminated string, and
+    // the structure has the size that is passed and is only read.
+    let ret = unsafe {
+        libc::syscall(
+            SYS_MOUNT_SETATTR,
+            tree.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(super::fd::last_errno())
+    }
+}
+
+/// What mount(2) needs to know for a FUSE filesystem.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FuseMount<'a> {
+    /// First field in /proc/mounts.
+    pub source: &'a [u8],
+    /// Where.
+    pub target: &'a [u8],
+    /// Behind the dot of the filesystem type.
+    pub subtype: &'a str,
+    /// nosuid, nodev and the like.
+    pub flags: MountFlags,
+    /// Other users may use it.
+    pub allow_other: bool,
+}
+
+/// Mounts a FUSE filesystem directly; the descriptor is its connection.
+pub(crate) fn mount_fuse(mount: &FuseMount<'_>) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(CWD, c"/dev/fuse", flags, Mode::empty())?;
+    let data = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions{}",
+        fd.as_raw_fd(),
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+        if mount.allow_other {
+            ",allow_other"
+        } else {
+            ""
+        },
+    );
+    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+    let kind = format!("fuse.{}", mount.subtype);
+    rustix::mount::mount(
+        mount.source,
+        mount.target,
+        kind,
+        mount.flags,
+        data.as_c_str(),
+    )?;
+    Ok(fd)
+}
+
+/// Unmounts; `lazy` detaches at once and lets open files go on.
+pub(crate) fn unmount(path: &[u8], lazy: bool) -> Result<()> {
+    let flags = if lazy {
+        UnmountFlags::DETACH
+    } else {
+        UnmountFlags::empty()
+    };
+    rustix::mount::unmount(path, flags)
+}
+
+/// Gives freed heap memory back to the system.
+pub(crate) fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no precondition.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// An id of the mount that `fd` was opened through; `None` before Linux 5.8.
+pub(crate) fn id(fd: impl AsFd) -> Option<u64> {
+    let flags = rustix::fs::AtFlags::EMPTY_PATH;
+    let got = rustix::fs::statx(fd, c"", flags, rustix::fs::StatxFlags::MNT_ID).ok()?;
+    (got.stx_mask & rustix::fs::StatxFlags::MNT_ID.bits() != 0).then_some(got.stx_mnt_id)
+}

@@ -1,0 +1,126 @@
+//! Attributes: reading and changing them.
+
+use std::sync::Arc;
+
+use crate::sys::{self, Errno, FileKind, Result, Stat};
+
+use super::Union;
+use super::copy_up::Need;
+use super::descriptors::Real;
+use super::inode::Inode;
+use super::types::{Attr, Caller, SetAttr, SetTime, StatFs};
+
+impl Union {
+    /// Attributes of a node.
+    ///
+    /// # Errors
+    /// What stat(2) of the real object gives.
+    pub fn getattr(&self, id: u64) -> Result<Attr> {
+        let inode = self.inodes.get(id)?;
+        self.attr_of(&inode)
+    }
+
+    /// Attributes of an inode.
+    pub(super) fn attr_of(&self, inode: &Arc<Inode>) -> Result<Attr> {
+        let stat = self.with_real(inode, Real::stat)?;
+        if stat.kind() != inode.kind {
+            tracing::error!("an object of a layer was replaced behind the union's back");
+            return Err(Errno::STALE);
+        }
+        Ok(self.show(inode, stat))
+    }
+
+    /// Changes attributes; the object is copied up first.
+    ///
+    /// # Errors
+    /// EROFS without an upper, and what the calls on the upper give.
+    pub fn setattr(&self, id: u64, set: &SetAttr, caller: Caller) -> Result<Attr> {
+        let inode = self.inodes.get(id)?;
+        // Only what remains of the data is worth copying.
+        let need = set.size.map_or(Need::All, Need::Bytes);
+        self.ensure_upper(&inode, need)?;
+        if let Some(size) = set.size {
+            self.truncate(&inode, size, caller)?;
+        }
+        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() || has_times(set) {
+            self.with_real(&inode, |real| set_on(real, set))?;
+        }
+        self.attr_of(&inode)
+    }
+
+    /// Sets the size of a file of the upper, as a write by `caller`.
+    pub(super) fn truncate(&self, inode: &Arc<Inode>, size: u64, caller: Caller) -> Result<()> {
+        match inode.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::ISDIR),
+            _ => return Err(Errno::INVAL),
+        }
+        let file = self.file(inode, true)?;
+        sys::file::truncate(&*file, size)?;
+        if caller.uid != 0 {
+            self.clear_set_ids(inode, &file)?;
+        }
+        Ok(())
+    }
+
+    /// Clears the set-user-id bit, and the set-group-id bit of a file that its group may execute,
+    /// after a write by someone without CAP_FSETID. The kernel asks us to where it knows of the
+    /// write; capabilities are cleared by the backing filesystem itself.
+    pub(super) fn clear_set_ids(
+        &self,
+        inode: &Arc<Inode>,
+        file: &impl std::os::fd::AsFd,
+    ) -> Result<()> {
+        let stat: Stat = sys::stat::fstat(file)?;
+        let mut mode = stat.mode & 0o7777;
+        mode &= !libc::S_ISUID;
+        if mode & libc::S_IXGRP != 0 {
+            mode &= !libc::S_ISGID;
+        }
+        if mode == stat.mode & 0o7777 {
+            return Ok(());
+        }
+        self.with_real(inode, |real| sys::at::chmod_at(real.fd(), &real.name, mode))
+    }
+
+    /// Figures of the filesystem that takes the changes, or of the top layer without one.
+    ///
+    /// # Errors
+    /// What statfs(2) gives.
+    #[allow(clippy::cast_possible_truncation)]
+    pub fn statfs(&self) -> Result<StatFs> {
+        let top = self.layers.layers.first().ok_or(Errno::IO)?;
+        let s = sys::stat::statvfs(&*top.root)?;
+        Ok(StatFs {
+            blocks: s.f_blocks,
+            bfree: s.f_bfree,
+            bavail: s.f_bavail,
+            files: s.f_files,
+            ffree: s.f_ffree,
+            bsize: s.f_bsize as u32,
+            namelen: s.f_namemax.min(crate::layer::name::NAME_MAX as u64) as u32,
+            frsize: s.f_frsize as u32,
+        })
+    }
+}
+
+/// Changes owner, mode and times of a real object.
+fn set_on(real: &Real, set: &SetAttr) -> Result<()> {
+    // The owner first: changing it clears the set-id bits that the mode may set.
+    if set.uid.is_some() || set.gid.is_some() {
+        sys::at::chown_at(real.fd(), &real.name, set.uid, set.gid)?;
+    }
+    if let Some(mode) = set.mode {
+        sys::at::chmod_at(real.fd(), &real.name, mode)?;
+    }
+    if has_times(set) {
+        let atime = set.atime.unwrap_or(SetTime::Omit);
+        let mtime = set.mtime.unwrap_or(SetTime::Omit);
+        sys::at::utimens_at(real.fd(), &real.name, atime, mtime)?;
+    }
+    Ok(())
+}
+
+fn has_times(set: &SetAttr) -> bool {
+    set.atime.is_some() || set.mtime.is_some()
+}

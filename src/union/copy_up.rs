@@ -1,0 +1,280 @@
+//! Copy-up: bringing an object of a lower into the upper.
+//!
+//! The copy is made complete without a name (data, owner, attributes, mode, times, in the order in
+//! which none undoes another) and then published in one step, so a crash leaves the lower's object
+//! or the whole copy. While data move only the inode's own [`copying`](super::inode::Inode::copying)
+//! lock is held. Losing a race against another copy-up of the same inode is success.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::RenameFlags;
+
+use crate::layer::private::is_private;
+use crate::layer::upper::Temp;
+use crate::sys::at::SetTime;
+use crate::sys::{self, Errno, FileKind, Result, Stat};
+
+use super::Union;
+use super::inode::{Alias, DirPart, Inode};
+use super::lookup::dir_of;
+use super::rank::{Rank, Ranked};
+
+/// How much of the data the operation behind a copy-up leaves in place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Need {
+    /// All of it.
+    All,
+    /// At most the first so many bytes; the file is then truncated.
+    Bytes(u64),
+}
+
+/// A complete copy without a name.
+enum Copy {
+    /// An unnamed file.
+    Unnamed(OwnedFd),
+    /// A named temporary, and the open file of a regular one.
+    Named(Temp, Option<OwnedFd>),
+}
+
+impl Union {
+    /// Sees to it that the inode's real object is in the upper.
+    ///
+    /// Precondition: no lock is held.
+    ///
+    /// # Errors
+    /// EROFS without an upper; otherwise what making the copy gives, and nothing has changed then.
+    pub(super) fn ensure_upper(&self, inode: &Arc<Inode>, need: Need) -> Result<()> {
+        self.upper()?;
+        if self.in_upper(inode) {
+            return Ok(());
+        }
+        if !inode.is_unlinked() {
+            // From the topmost missing ancestor down, without recursion.
+            let mut missing = Vec::new();
+            let mut next = inode.alias().map(|a| a.parent);
+            while let Some(dir) = next {
+                if self.in_upper(&dir) {
+                    break;
+                }
+                next = dir.alias().map(|a| a.parent);
+                missing.push(dir);
+            }
+            while let Some(dir) = missing.pop() {
+                self.copy_up(&dir, Need::All)?;
+            }
+        }
+        self.copy_up(inode, need)
+    }
+
+    fn copy_up(&self, inode: &Arc<Inode>, need: Need) -> Result<()> {
+        let _rank = Ranked::enter(Rank::Copying);
+        let _copying = inode.copying.lock();
+        if self.in_upper(inode) {
+            return Ok(());
+        }
+        let from = inode.layer();
+        sys::cred::enter_own();
+        let copy = match inode.kind {
+            FileKind::Regular => self.copy_file(inode, need)?,
+            FileKind::Directory => self.copy_dir(inode)?,
+            _ => self.copy_node(inode)?,
+        };
+        self.publish(inode, copy)?;
+        self.drop_lower_file(inode, from);
+        tracing::debug!(inode = inode.ino(), from, "copied up");
+        Ok(())
+    }
+
+    fn copy_file(&self, inode: &Arc<Inode>, need: Need) -> Result<Copy> {
+        let upper = self.upper()?;
+        let src = self.file(inode, false)?;
+        let stat = sys::stat::fstat(&*src)?;
+        let len = match need {
+            Need::All => stat.size,
+            Need::Bytes(n) => n.min(stat.size),
+        };
+        let (file, temp) = self.with_descriptors(|| upper.temp_file())?;
+        sys::copy::copy_data(&*src, &file, stat.size, len)?;
+        copy_attributes(src.as_fd(), b"", file.as_fd(), b"", &stat)?;
+        if len > 0 && !self.volatile {
+            // Before the name: a power cut must not leave the name with less than the data.
+            sys::file::sync(&file, false)?;
+        }
+        Ok(match temp {
+            None => Copy::Unnamed(file),
+            Some(temp) => Copy::Named(temp, Some(file)),
+        })
+    }
+
+    fn copy_dir(&self, inode: &Arc<Inode>) -> Result<Copy> {
+        let upper = self.upper()?;
+        let _tree = self.tree.read();
+        let src = self.dir_fd(inode, inode.layer())?;
+        let stat = sys::stat::fstat(&*src)?;
+        let temp = upper.temp(|dir, name| sys::at::mkdir_at(dir, name, 0o700))?;
+        copy_attributes(src.as_fd(), b"", temp.dir(), temp.name(), &stat)?;
+        Ok(Copy::Named(temp, None))
+    }
+
+    fn copy_node(&self, inode: &Arc<Inode>) -> Result<Copy> {
+        let upper = self.upper()?;
+        let _tree = self.tree.read();
+        let src = self.real(inode)?;
+        let stat = src.stat()?;
+        let temp = if inode.kind == FileKind::Symlink {
+            let target = sys::at::readlink_at(src.fd(), &src.name)?;
+            upper.temp(|dir, name| sys::at::symlink_at(&target, dir, name))?
+        } else {
+            let mode = stat.mode & libc::S_IFMT;
+            upper.temp(|dir, name| sys::at::mknod_at(dir, name, mode, stat.rdev))?
+        };
+        copy_attributes(src.fd(), &src.name, temp.dir(), temp.name(), &stat)?;
+        Ok(Copy::Named(temp, None))
+    }
+
+    /// Gives the copy the inode's name, or keeps it without one if the name is gone.
+    fn publish(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
+        let _tree = self.tree.read();
+        let Some(alias) = inode.alias() else {
+            return self.adopt_orphan(inode, copy);
+        };
+        let parent = self.dir_fd(&alias.parent, 0)?;
+        let _names = dir_of(&alias.parent)?.write_names();
+        // An object of a lower keeps its name until it loses it.
+        if inode.is_unlinked() {
+            return self.adopt_orphan(inode, copy);
+        }
+        let before = sys::stat::fstat(&*parent)?;
+        let file = give_name(copy, parent.as_fd(), &alias)?;
+        // The directory's entries are the same as before for its users, so are its times.
+        restore_times(parent.as_fd(), &before);
+        let stat = sys::stat::stat_at(&*parent, &alias.name)?;
+        let key = self.inodes.numbers.of(stat.dev, stat.ino);
+        if let Some(dir) = &inode.dir {
+            let part = DirPart {
+                layer: 0,
+                xattr_whiteouts: false,
+            };
+            dir.stack.write().insert(0, part);
+        }
+        self.inodes.rekey(inode, key, inode.by_name);
+        inode.set_copied_up();
+        if let Some(file) = file {
+            self.keep_file(inode, file);
+        }
+        Ok(())
+    }
+
+    /// Keeps a copy that has no name any more by its descriptor alone; nothing stays on disk once
+    /// the inode is forgotten.
+    fn adopt_orphan(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
+        let held = match copy {
+            Copy::Unnamed(file) => file,
+            Copy::Named(temp, Some(file)) => {
+                drop(temp);
+                file
+            }
+            Copy::Named(temp, None) => {
+                self.with_descriptors(|| sys::at::open_path(temp.dir(), temp.name()))?
+            }
+        };
+        if let Some(dir) = &inode.dir {
+            let part = DirPart {
+                layer: 0,
+                xattr_whiteouts: false,
+            };
+            dir.stack.write().insert(0, part);
+        }
+        inode.place.write().held = Some(Arc::new(held));
+        self.inodes.retire(inode);
+        inode.set_copied_up();
+        Ok(())
+    }
+}
+
+/// Publishes the copy; returns the open file of a regular one.
+fn give_name(copy: Copy, parent: BorrowedFd<'_>, alias: &Alias) -> Result<Option<OwnedFd>> {
+    match copy {
+        Copy::Unnamed(file) => {
+            sys::at::link_fd(&file, parent, &alias.name)?;
+            Ok(Some(file))
+        }
+        Copy::Named(temp, file) => {
+            publish_new(temp, parent, &alias.name)?;
+            Ok(file)
+        }
+    }
+}
+
+/// Publishes a temporary under a name that is free.
+pub(super) fn publish_new(temp: Temp, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    match sys::stat::stat_at(parent, name) {
+        Err(Errno::NOENT) => temp.publish(parent, name, RenameFlags::empty()),
+        Ok(_) => Err(Errno::EXIST),
+        Err(e) => Err(e),
+    }
+}
+
+/// Sets a directory's times back to what they were.
+pub(super) fn restore_times(dir: BorrowedFd<'_>, before: &Stat) {
+    let (atime, mtime) = (SetTime::At(before.atime), SetTime::At(before.mtime));
+    if let Err(e) = sys::at::utimens_at(dir, b"", atime, mtime) {
+        // The copy-up itself is done and right.
+        tracing::warn!("the times of a directory could not be kept at copy-up: {e}");
+    }
+}
+
+/// Gives the copy the owner, extended attributes, mode and times of its source. The owner first,
+/// as changing it clears set-id bits and capabilities; the times last.
+pub(super) fn copy_attributes(
+    src: BorrowedFd<'_>,
+    src_name: &[u8],
+    dst: BorrowedFd<'_>,
+    dst_name: &[u8],
+    stat: &Stat,
+) -> Result<()> {
+    sys::at::chown_at(dst, dst_name, Some(stat.uid), Some(stat.gid))?;
+    copy_xattrs(src, src_name, dst, dst_name)?;
+    if stat.kind() != FileKind::Symlink {
+        sys::at::chmod_at(dst, dst_name, stat.mode)?;
+    }
+    let (atime, mtime) = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
+    sys::at::utimens_at(dst, dst_name, atime, mtime)
+}
+
+fn copy_xattrs(
+    src: BorrowedFd<'_>,
+    src_name: &[u8],
+    dst: BorrowedFd<'_>,
+    dst_name: &[u8],
+) -> Result<()> {
+    let names = sys::xattr::list(src, src_name)?;
+    for attr in names
+        .split(|&b| b == 0)
+        .filter(|a| !a.is_empty() && !is_private(a))
+    {
+        let Some(value) = sys::xattr::get(src, src_name, attr)? else {
+            continue;
+        };
+        match sys::xattr::set(dst, dst_name, attr, &value, 0) {
+            Ok(()) => {}
+            // As in overlayfs: what the upper's filesystem cannot hold is left out, except what
+            // protects the file.
+            Err(Errno::OPNOTSUPP) if !protects(attr) => {}
+            // Labels that only the system's own policy may set.
+            Err(Errno::PERM | Errno::OPNOTSUPP) if is_label(attr) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// True for attributes that decide who may do what with the file.
+fn protects(attr: &[u8]) -> bool {
+    attr.starts_with(b"system.posix_acl_") || attr.starts_with(b"security.")
+}
+
+fn is_label(attr: &[u8]) -> bool {
+    attr.starts_with(b"security.") && attr != b"security.capability"
+}

@@ -1,0 +1,277 @@
+//! Descriptors of real objects, kept for a while: directory handles and open files.
+//!
+//! Inodes are known by (layer, parent, name); a descriptor is only a cache of the way there, so
+//! the limit of descriptors bounds speed, not the size of the tree.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+use rustix::fs::OFlags;
+
+use crate::layer::name::NameBuf;
+use crate::layer::{LayerIndex, opaque};
+use crate::sys::{self, Errno, FileKind, Result, Stat};
+
+use super::Union;
+use super::inode::{Inode, Place};
+
+/// What a cached descriptor is good for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
+enum Use {
+    /// O_PATH handle of a directory.
+    Path,
+    /// Open file, for reading.
+    Read,
+    /// Open file, for reading and writing.
+    Write,
+}
+
+type Key = (u64, LayerIndex, Use);
+
+/// See the module text. The caches are leaves of the lock order.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    dirs: Cache<Key, Arc<OwnedFd>>,
+    files: Cache<Key, Arc<OwnedFd>>,
+}
+
+impl Descriptors {
+    /// Caches that together hold at most `budget` descriptors.
+    pub fn new(budget: usize) -> Self {
+        let half = (budget / 2).max(8);
+        Self {
+            dirs: Cache::new(half),
+            files: Cache::new(half),
+        }
+    }
+
+    /// Closes what is kept for an inode that is gone.
+    pub fn forget(&self, inode: &Inode) {
+        if inode.kind == FileKind::Directory {
+            for part in inode.stack() {
+                self.dirs.remove(&(inode.serial, part.layer, Use::Path));
+            }
+        } else if inode.kind == FileKind::Regular {
+            let layer = inode.layer();
+            self.files.remove(&(inode.serial, layer, Use::Read));
+            if layer == 0 {
+                self.files.remove(&(inode.serial, layer, Use::Write));
+            }
+        }
+    }
+
+    /// Closes files of the lower after a copy-up.
+    fn forget_lower(&self, inode: &Inode, layer: LayerIndex) {
+        self.files.remove(&(inode.serial, layer, Use::Read));
+    }
+
+    /// Closes everything that is not in use at this moment.
+    fn clear(&self) {
+        self.dirs.clear();
+        self.files.clear();
+    }
+}
+
+/// Where a real object is: a name in a directory handle, or (with an empty name) the handle.
+#[derive(Debug)]
+pub(crate) struct Real {
+    pub dir: Arc<OwnedFd>,
+    pub name: NameBuf,
+}
+
+impl Real {
+    /// The directory handle, or the object itself when [`Self::name`] is empty.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Its attributes.
+    pub fn stat(&self) -> Result<Stat> {
+        sys::stat::stat_at(self.fd(), &self.name)
+    }
+
+    fn open(&self, flags: OFlags, same_mount: bool) -> Result<OwnedFd> {
+        if self.name.is_empty() {
+            return sys::fd::reopen(self.fd(), flags);
+        }
+        sys::at::open_at(self.fd(), &self.name, flags, 0, same_mount)
+    }
+}
+
+impl Union {
+    /// Runs a call that opens something; when descriptors ran out, again after closing the cached
+    /// ones.
+    pub(super) fn with_descriptors<T>(&self, mut call: impl FnMut() -> Result<T>) -> Result<T> {
+        match call() {
+            Err(Errno::MFILE | Errno::NFILE) => {
+                self.descriptors.clear();
+                call()
+            }
+            result => result,
+        }
+    }
+
+    /// An O_PATH handle of the directory `inode` in `layer`.
+    ///
+    /// Precondition: the tree lock is held. The way down does not recurse, so a deep tree is no
+    /// danger, and every step stays beneath the layer.
+    pub(super) fn dir_fd(&self, inode: &Arc<Inode>, layer: LayerIndex) -> Result<Arc<OwnedFd>> {
+        let mut missing: Vec<(Arc<Inode>, NameBuf)> = Vec::new();
+        let mut current = Arc::clone(inode);
+        let mut fd = loop {
+            if current.id == super::ROOT_ID {
+                break Arc::clone(&self.layers.get(layer).root);
+            }
+            if let Some(fd) = self
+                .descriptors
+                .dirs
+                .get(&(current.serial, layer, Use::Path))
+            {
+                break fd;
+            }
+            let (parent, name) = {
+                let place = current.place.read();
+                if let Some(held) = place.held.as_ref().filter(|_| layer == 0) {
+                    break Arc::clone(held);
+                }
+                let alias = place.alias.as_ref().ok_or(Errno::STALE)?;
+                (Arc::clone(&alias.parent), NameBuf::from_slice(&alias.name))
+            };
+            missing.push((current, name));
+            current = parent;
+        };
+        let same_mount = self.layers.get(layer).same_mount;
+        while let Some((inode, name)) = missing.pop() {
+            let open = || sys::at::open_dir_path(&*fd, &name, same_mount);
+            let next = Arc::new(self.with_descriptors(open)?);
+            self.descriptors
+                .dirs
+                .insert((inode.serial, layer, Use::Path), Arc::clone(&next));
+            fd = next;
+        }
+        Ok(fd)
+    }
+
+    /// Keeps a handle that was just opened anyway.
+    pub(super) fn keep_dir_fd(&self, inode: &Inode, layer: LayerIndex, fd: OwnedFd) {
+        self.descriptors
+            .dirs
+            .insert((inode.serial, layer, Use::Path), Arc::new(fd));
+    }
+
+    /// Lets go of a handle whose directory was replaced.
+    pub(super) fn forget_dir_fd(&self, inode: &Inode, layer: LayerIndex) {
+        self.descriptors
+            .dirs
+            .remove(&(inode.serial, layer, Use::Path));
+    }
+
+    /// Where the inode's real object is now.
+    ///
+    /// Precondition: the tree lock is held.
+    pub(super) fn real(&self, inode: &Arc<Inode>) -> Result<Real> {
+        let layer = inode.layer();
+        if inode.kind == FileKind::Directory {
+            return Ok(Real {
+                dir: self.dir_fd(inode, layer)?,
+                name: NameBuf::new(),
+            });
+        }
+        let (parent, name) = {
+            let place: &Place = &inode.place.read();
+            if let Some(held) = place.held.as_ref().filter(|_| layer == 0) {
+                return Ok(Real {
+                    dir: Arc::clone(held),
+                    name: NameBuf::new(),
+                });
+            }
+            let alias = place.alias.as_ref().ok_or(Errno::STALE)?;
+            (Arc::clone(&alias.parent), NameBuf::from_slice(&alias.name))
+        };
+        Ok(Real {
+            dir: self.dir_fd(&parent, layer)?,
+            name,
+        })
+    }
+
+    /// Runs a call on the inode's real object. An object that loses its name between the look and
+    /// the call is reached through its handle in a second try.
+    ///
+    /// Precondition: no lock but a copy-up's is held.
+    pub(super) fn with_real<T>(
+        &self,
+        inode: &Arc<Inode>,
+        mut call: impl FnMut(&Real) -> Result<T>,
+    ) -> Result<T> {
+        let _tree = self.tree.read();
+        let real = self.real(inode)?;
+        match call(&real) {
+            Err(Errno::NOENT) if !real.name.is_empty() => call(&self.real(inode)?),
+            result => result,
+        }
+    }
+
+    /// The regular file behind the inode, open for reading (and for writing, which needs it to be
+    /// in the upper).
+    ///
+    /// Precondition: no lock but a copy-up's is held.
+    pub(super) fn file(&self, inode: &Arc<Inode>, write: bool) -> Result<Arc<OwnedFd>> {
+        let layer = inode.layer();
+        let usage = if write { Use::Write } else { Use::Read };
+        let key = (inode.serial, layer, usage);
+        if let Some(fd) = self.descriptors.files.get(&key) {
+            return Ok(fd);
+        }
+        if write && !self.in_upper(inode) {
+            return Err(Errno::ROFS);
+        }
+        let fd = Arc::new(self.open_file(inode, layer, write)?);
+        // A copy-up may have happened meanwhile; the key holds the layer, so what is kept under
+        // it stays true.
+        self.descriptors.files.insert(key, Arc::clone(&fd));
+        Ok(fd)
+    }
+
+    /// Opens the inode's file in `layer` anew.
+    fn open_file(&self, inode: &Arc<Inode>, layer: LayerIndex, write: bool) -> Result<OwnedFd> {
+        let same_mount = self.layers.get(layer).same_mount;
+        // Never waits, whatever another process may have put in the file's place.
+        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let is_lower = !self.layers.is_upper(layer);
+        let fd = self.with_real(inode, |real| {
+            self.with_descriptors(|| {
+                if is_lower {
+                    // Reading a lower leaves its access time alone, where we may say so.
+                    match real.open(flags | OFlags::NOATIME, same_mount) {
+                        Err(Errno::PERM) => {}
+                        result => return result,
+                    }
+                }
+                real.open(flags, same_mount)
+            })
+        })?;
+        if sys::stat::fstat(&fd)?.kind() != FileKind::Regular {
+            return Err(Errno::IO);
+        }
+        if opaque::is_metacopy(&fd) {
+            let layer = self.layers.get(layer).path.display();
+            tracing::error!("{layer}: a file holds an overlayfs metacopy record: not supported");
+            return Err(Errno::IO);
+        }
+        Ok(fd)
+    }
+
+    /// Keeps the descriptor of a file that was just made in the upper.
+    pub(super) fn keep_file(&self, inode: &Inode, fd: OwnedFd) {
+        self.descriptors
+            .files
+            .insert((inode.serial, 0, Use::Write), Arc::new(fd));
+    }
+
+    /// Lets go of the lower's file after a copy-up from `layer`.
+    pub(super) fn drop_lower_file(&self, inode: &Inode, layer: LayerIndex) {
+        self.descriptors.forget_lower(inode, layer);
+    }
+}

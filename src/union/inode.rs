@@ -1,0 +1,232 @@
+//! The union's objects.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
+
+use crate::layer::LayerIndex;
+use crate::sys::FileKind;
+
+/// Names of one inode that are remembered besides the first. An inode with more names is reached
+/// through a held descriptor once all remembered ones are gone.
+const MAX_MORE_NAMES: usize = 3;
+
+/// A directory's part in one layer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct DirPart {
+    /// The layer.
+    pub layer: LayerIndex,
+    /// Empty files in it may be whiteouts by attribute.
+    pub xattr_whiteouts: bool,
+}
+
+/// The layers that make up a directory, top first.
+pub(crate) type DirStack = SmallVec<[DirPart; 4]>;
+
+/// What only a directory has.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    /// Serialises changes of the directory's names with lookups in it (rank 3).
+    pub names: RwLock<()>,
+    /// The layers; it changes once, when the directory is copied up (rank 4).
+    pub stack: RwLock<DirStack>,
+}
+
+/// A name by which an inode is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Alias {
+    pub parent: Arc<Inode>,
+    pub name: Box<[u8]>,
+}
+
+/// Where an inode is found (rank 4).
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    /// A name of it; for a lower object also the way to it in its layer, which stays after the
+    /// name is gone from the union.
+    pub alias: Option<Alias>,
+    /// Further names of a linked file of the upper.
+    #[allow(clippy::box_collection)] // One word in the many inodes that have none.
+    pub more: Option<Box<Vec<Alias>>>,
+    /// Handle of an upper object that no known name leads to.
+    pub held: Option<Arc<OwnedFd>>,
+}
+
+/// An object of the union with an identity: a file under all its names, or a directory.
+#[derive(Debug)]
+pub(crate) struct Inode {
+    /// FUSE node id.
+    pub id: u64,
+    /// Never used twice; names the inode in caches.
+    pub serial: u64,
+    ino: AtomicU64,
+    /// The number by which a lookup of the real object finds this inode; 0 when none does.
+    pub key: AtomicU64,
+    /// References of the kernel, and one for each inode that has this one as a parent.
+    pub refs: AtomicU64,
+    layer: AtomicU16,
+    pub kind: FileKind,
+    unlinked: AtomicBool,
+    /// Found again by (parent, name) instead of by its number.
+    pub by_name: bool,
+    /// Serialises copy-ups of this inode; the only lock held while its data move (rank 1).
+    pub copying: Mutex<()>,
+    pub place: RwLock<Place>,
+    pub dir: Option<Box<Dir>>,
+}
+
+/// Values of a new inode.
+#[derive(Debug)]
+pub(crate) struct NewInode {
+    pub id: u64,
+    pub serial: u64,
+    pub ino: u64,
+    pub key: u64,
+    pub layer: LayerIndex,
+    pub kind: FileKind,
+    pub by_name: bool,
+    pub alias: Option<Alias>,
+    pub stack: Option<DirStack>,
+}
+
+impl Inode {
+    /// An inode with one reference.
+    pub fn new(new: NewInode) -> Self {
+        Self {
+            id: new.id,
+            serial: new.serial,
+            ino: AtomicU64::new(new.ino),
+            key: AtomicU64::new(new.key),
+            refs: AtomicU64::new(1),
+            layer: AtomicU16::new(new.layer),
+            kind: new.kind,
+            unlinked: AtomicBool::new(false),
+            by_name: new.by_name,
+            copying: Mutex::new(()),
+            place: RwLock::new(Place {
+                alias: new.alias,
+                more: None,
+                held: None,
+            }),
+            dir: new.stack.map(|stack| {
+                Box::new(Dir {
+                    names: RwLock::new(()),
+                    stack: RwLock::new(stack),
+                })
+            }),
+        }
+    }
+
+    /// st_ino.
+    pub fn ino(&self) -> u64 {
+        self.ino.load(Ordering::Acquire)
+    }
+
+    /// Gives another st_ino.
+    pub fn set_ino(&self, ino: u64) {
+        self.ino.store(ino, Ordering::Release);
+    }
+
+    /// The layer of the real object; of a directory, its top one.
+    pub fn layer(&self) -> LayerIndex {
+        self.layer.load(Ordering::Acquire)
+    }
+
+    /// Says that the object is in the upper from now on.
+    pub fn set_copied_up(&self) {
+        self.layer.store(0, Ordering::Release);
+    }
+
+    /// True once no name of the union leads here.
+    pub fn is_unlinked(&self) -> bool {
+        self.unlinked.load(Ordering::Acquire)
+    }
+
+    /// The layers of a directory, top first; empty for other objects.
+    pub fn stack(&self) -> DirStack {
+        self.dir
+            .as_ref()
+            .map(|d| d.stack.read().clone())
+            .unwrap_or_default()
+    }
+
+    /// Some name of the union that leads here.
+    pub fn alias(&self) -> Option<Alias> {
+        if self.is_unlinked() {
+            None
+        } else {
+            self.place.read().alias.clone()
+        }
+    }
+
+    /// Remembers another name, which pins its parent. Returns false when it is not kept.
+    pub fn add_alias(&self, parent: &Arc<Inode>, name: &[u8]) -> bool {
+        let mut place = self.place.write();
+        let known = |a: &Alias| Arc::ptr_eq(&a.parent, parent) && *a.name == *name;
+        let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
+        if place.alias.iter().chain(more).any(known) || more.len() >= MAX_MORE_NAMES {
+            return false;
+        }
+        let alias = Alias {
+            parent: Arc::clone(parent),
+            name: name.into(),
+        };
+        parent.refs.fetch_add(1, Ordering::AcqRel);
+        if place.alias.is_none() {
+            place.alias = Some(alias);
+            place.held = None;
+        } else {
+            place.more.get_or_insert_default().push(alias);
+        }
+        true
+    }
+
+    /// Forgets a name; returns the alias (whose parent stays pinned until the caller gives that
+    /// up) and whether another name is known.
+    pub fn take_alias(&self, parent: &Inode, name: &[u8]) -> (Option<Alias>, bool) {
+        let mut place = self.place.write();
+        let is_it = |a: &Alias| std::ptr::eq(&raw const *a.parent, parent) && *a.name == *name;
+        let taken = if place.alias.as_ref().is_some_and(is_it) {
+            let next = place.more.as_mut().and_then(|more| more.pop());
+            std::mem::replace(&mut place.alias, next)
+        } else {
+            let more = place.more.as_mut();
+            more.and_then(|m| m.iter().position(is_it).map(|at| m.swap_remove(at)))
+        };
+        if place.more.as_ref().is_some_and(|more| more.is_empty()) {
+            place.more = None;
+        }
+        (taken, place.alias.is_some())
+    }
+
+    /// Replaces a name by another, as a rename does; the pins of the parents move along. Returns
+    /// the old parent, whose pin the caller gives up.
+    pub fn move_alias(
+        &self,
+        from: (&Inode, &[u8]),
+        to: (&Arc<Inode>, &[u8]),
+    ) -> Option<Arc<Inode>> {
+        let mut place = self.place.write();
+        let is_it =
+            |a: &&mut Alias| std::ptr::eq(&raw const *a.parent, from.0) && *a.name == *from.1;
+        let Place { alias, more, .. } = &mut *place;
+        let all = alias
+            .iter_mut()
+            .chain(more.iter_mut().flat_map(|more| more.iter_mut()));
+        let known = { all }.find(is_it)?;
+        to.0.refs.fetch_add(1, Ordering::AcqRel);
+        let new = Alias {
+            parent: Arc::clone(to.0),
+            name: to.1.into(),
+        };
+        Some(std::mem::replace(known, new).parent)
+    }
+
+    /// Marks the object as without a name in the union.
+    pub fn set_unlinked(&self) {
+        self.unlinked.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,342 @@
+//! All inodes that someone refers to, by node id, and how a lookup finds them again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Slot;
+
+use crate::layer::LayerIndex;
+use crate::sys::{Errno, FileKind, Result, Stat};
+
+use super::inode::{Alias, DirStack, Inode, NewInode};
+use super::numbers::Numbers;
+
+/// Node id of the root, fixed by FUSE.
+pub(crate) const ROOT_ID: u64 = 1;
+
+/// Forgotten inodes after which memory is given back to the system.
+const TRIM_EVERY: u64 = 50_000;
+
+/// What a lookup found, to be given an inode.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Layer of the real object; of a directory, the top one.
+    pub layer: LayerIndex,
+    /// Its attributes.
+    pub stat: Stat,
+    /// The layers of a directory.
+    pub stack: Option<DirStack>,
+}
+
+/// See the module text. Its maps are leaves of the lock order: no other lock is taken and no call
+/// is made under one, and an `Arc` is cloned instead of keeping a guard.
+#[derive(Debug)]
+pub(crate) struct InodeTable {
+    by_id: DashMap<u64, Arc<Inode>>,
+    /// Node ids of inodes whose key is not their id.
+    by_key: DashMap<u64, u64>,
+    /// Node ids of inodes that are found by parent (its serial) and name.
+    by_name: DashMap<(u64, Box<[u8]>), u64>,
+    next_serial: AtomicU64,
+    forgotten: AtomicU64,
+    pub numbers: Numbers,
+}
+
+impl InodeTable {
+    /// A table that holds the root.
+    pub fn new(numbers: Numbers, root: NewInode) -> Self {
+        let table = Self {
+            by_id: DashMap::new(),
+            by_key: DashMap::new(),
+            by_name: DashMap::with_shard_amount(16),
+            next_serial: AtomicU64::new(2),
+            forgotten: AtomicU64::new(0),
+            numbers,
+        };
+        table.by_id.insert(ROOT_ID, Arc::new(Inode::new(root)));
+        table
+    }
+
+    /// The inode of a node id.
+    ///
+    /// # Errors
+    /// ESTALE when no one refers to such a node.
+    pub fn get(&self, id: u64) -> Result<Arc<Inode>> {
+        self.by_id
+            .get(&id)
+            .map(|i| Arc::clone(&i))
+            .ok_or(Errno::STALE)
+    }
+
+    /// Number of inodes, the root included.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// The inode that stands for the real object with number `key`, without a new reference.
+    pub fn find(&self, key: u64) -> Option<Arc<Inode>> {
+        let id = self.by_key.get(&key).map_or(key, |id| *id);
+        let inode = self.by_id.get(&id).map(|i| Arc::clone(&i))?;
+        (inode.key.load(Ordering::Acquire) == key).then_some(inode)
+    }
+
+    /// The inode known as `name` in `parent` for a lower object that is found by name.
+    fn find_named(&self, parent: &Inode, name: &[u8]) -> Option<Arc<Inode>> {
+        let id = self
+            .by_name
+            .get(&(parent.serial, name.into()))
+            .map(|id| *id)?;
+        self.by_id.get(&id).map(|i| Arc::clone(&i))
+    }
+
+    /// The inode that `found` under `name` in `parent` has already, without a new reference.
+    pub fn find_known(&self, parent: &Inode, name: &[u8], found: &Found) -> Option<Arc<Inode>> {
+        if Self::is_named(found) {
+            return self.find_named(parent, name);
+        }
+        let key = self.numbers.of(found.stat.dev, found.stat.ino);
+        self.find(key).or_else(|| self.find_named(parent, name))
+    }
+
+    /// A lower file with several links is one inode for each name: the names part at copy-up.
+    fn is_named(found: &Found) -> bool {
+        found.layer > 0 && !found.stat.kind().is_dir() && found.stat.nlink > 1
+    }
+
+    /// The inode for `found` as `name` in `parent`, with one more reference; made if need be.
+    ///
+    /// Precondition: the parent's names are locked, so that the name keeps this meaning.
+    pub fn intern(&self, parent: &Arc<Inode>, name: &[u8], found: Found) -> Arc<Inode> {
+        let number = self.numbers.of(found.stat.dev, found.stat.ino);
+        let kind = found.stat.kind();
+        if Self::is_named(&found) {
+            return self.intern_named(parent, name, found, number);
+        }
+        loop {
+            let id = self.by_key.get(&number).map_or(number, |id| *id);
+            match self.by_id.entry(id) {
+                Slot::Occupied(slot) => {
+                    let inode = slot.get();
+                    if inode.key.load(Ordering::Acquire) == number && inode.kind == kind {
+                        inode.refs.fetch_add(1, Ordering::AcqRel);
+                        let inode = Arc::clone(inode);
+                        drop(slot);
+                        if Self::name_fits(&inode, parent, name) {
+                            return inode;
+                        }
+                        // The same directory at two places, as a bind mount below a layer makes
+                        // it: each place is an inode of its own.
+                        self.forget(inode.id, 1);
+                        return self.intern_named(parent, name, found, number);
+                    }
+                    drop(slot);
+                    // The node id is in use for another object, whose number came back on disk
+                    // before the kernel forgot it.
+                    let fresh = self.numbers.fresh();
+                    self.by_key.insert(number, fresh);
+                }
+                Slot::Vacant(slot) => {
+                    let ids = Ids {
+                        id,
+                        key: number,
+                        ino: number,
+                        by_name: false,
+                    };
+                    let inode = self.make(parent, name, found, ids);
+                    slot.insert(Arc::clone(&inode));
+                    if id != number {
+                        // A forget of the inode that had this id may just have dropped it.
+                        self.by_key.insert(number, id);
+                    }
+                    return inode;
+                }
+            }
+        }
+    }
+
+    /// True when the inode may be known as `name` in `parent`; remembers the name of a file.
+    fn name_fits(inode: &Arc<Inode>, parent: &Arc<Inode>, name: &[u8]) -> bool {
+        if inode.kind != FileKind::Directory {
+            inode.add_alias(parent, name);
+            return true;
+        }
+        let place = inode.place.read();
+        let is_it = |a: &Alias| Arc::ptr_eq(&a.parent, parent) && *a.name == *name;
+        place.alias.as_ref().is_none_or(is_it)
+    }
+
+    fn intern_named(
+        &self,
+        parent: &Arc<Inode>,
+        name: &[u8],
+        found: Found,
+        number: u64,
+    ) -> Arc<Inode> {
+        let slot = self.by_name.entry((parent.serial, name.into()));
+        let id = match slot {
+            Slot::Occupied(known) => *known.get(),
+            Slot::Vacant(slot) => {
+                let taken = self.by_id.contains_key(&number);
+                let id = if taken { self.numbers.fresh() } else { number };
+                *slot.insert(id).value()
+            }
+        };
+        match self.by_id.entry(id) {
+            Slot::Occupied(slot) if slot.get().by_name => {
+                slot.get().refs.fetch_add(1, Ordering::AcqRel);
+                Arc::clone(slot.get())
+            }
+            Slot::Occupied(slot) => {
+                // Lost a race for the number as node id.
+                drop(slot);
+                let id = self.numbers.fresh();
+                self.by_name.insert((parent.serial, name.into()), id);
+                self.intern_named(parent, name, found, number)
+            }
+            Slot::Vacant(slot) => {
+                let ids = Ids {
+                    id,
+                    key: 0,
+                    ino: number,
+                    by_name: true,
+                };
+                let inode = self.make(parent, name, found, ids);
+                slot.insert(Arc::clone(&inode));
+                // A forget of the inode that had this id may just have dropped it.
+                self.by_name.insert((parent.serial, name.into()), id);
+                inode
+            }
+        }
+    }
+
+    fn make(&self, parent: &Arc<Inode>, name: &[u8], found: Found, ids: Ids) -> Arc<Inode> {
+        parent.refs.fetch_add(1, Ordering::AcqRel);
+        Arc::new(Inode::new(NewInode {
+            id: ids.id,
+            serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
+            ino: ids.ino,
+            key: ids.key,
+            layer: found.layer,
+            kind: found.stat.kind(),
+            by_name: ids.by_name,
+            alias: Some(Alias {
+                parent: Arc::clone(parent),
+                name: name.into(),
+            }),
+            stack: found.stack,
+        }))
+    }
+
+    /// Says that the inode's real object is now the upper's one with number `key`.
+    ///
+    /// Precondition: the parent's names are locked, so that no lookup meets the new object before.
+    pub fn rekey(&self, inode: &Inode, key: u64, ino_follows: bool) {
+        let old = inode.key.load(Ordering::Acquire);
+        if key != inode.id {
+            self.by_key.insert(key, inode.id);
+        }
+        inode.key.store(key, Ordering::Release);
+        if old != 0 && old != inode.id {
+            self.by_key.remove_if(&old, |_, id| *id == inode.id);
+        }
+        if ino_follows {
+            inode.set_ino(key);
+        }
+        self.drop_named(inode, |_| true);
+    }
+
+    /// Makes the inode unfindable: its last name is gone, and its number may be used again.
+    pub fn retire(&self, inode: &Inode) {
+        let key = inode.key.swap(0, Ordering::AcqRel);
+        if key != 0 && key != inode.id {
+            self.by_key.remove_if(&key, |_, id| *id == inode.id);
+        }
+        self.drop_named(inode, |_| true);
+    }
+
+    /// Drops what led to an inode that is gone, unless a lookup has already made another one that
+    /// took over its id.
+    fn drop_traces(&self, inode: &Inode) {
+        let key = inode.key.load(Ordering::Acquire);
+        let unused = |id: &u64| !self.by_id.contains_key(id);
+        if key != 0 && key != inode.id {
+            self.by_key
+                .remove_if(&key, |_, id| *id == inode.id && unused(id));
+        }
+        self.drop_named(inode, unused);
+    }
+
+    fn drop_named(&self, inode: &Inode, condition: impl Fn(&u64) -> bool) {
+        if inode.by_name {
+            let alias = inode.place.read().alias.clone();
+            if let Some(alias) = alias {
+                let key = (alias.parent.serial, alias.name);
+                self.by_name
+                    .remove_if(&key, |_, id| *id == inode.id && condition(id));
+            }
+        }
+    }
+
+    /// st_ino of the upper object with number `key`: that of the inode it stands for, if known.
+    pub fn ino_of(&self, key: u64) -> u64 {
+        if self.by_key.is_empty() {
+            return key;
+        }
+        self.find(key).map_or(key, |inode| inode.ino())
+    }
+
+    /// Gives back `count` references to a node. Returns the inodes that are gone by that.
+    pub fn forget(&self, id: u64, count: u64) -> Vec<Arc<Inode>> {
+        let mut gone = Vec::new();
+        let mut pending = vec![(id, count)];
+        while let Some((id, count)) = pending.pop() {
+            if id == ROOT_ID {
+                continue;
+            }
+            let Some(inode) = self.by_id.get(&id).map(|i| Arc::clone(&i)) else {
+                continue;
+            };
+            let left = inode
+                .refs
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| {
+                    Some(refs.saturating_sub(count))
+                });
+            if left.is_ok_and(|before| before > count) {
+                continue;
+            }
+            // A lookup may have taken a reference since; then the inode stays.
+            let unused = |_: &u64, i: &Arc<Inode>| i.refs.load(Ordering::Acquire) == 0;
+            if self.by_id.remove_if(&id, unused).is_none() {
+                continue;
+            }
+            self.drop_traces(&inode);
+            let place = inode.place.read();
+            let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
+            pending.extend(place.alias.iter().chain(more).map(|a| (a.parent.id, 1)));
+            drop(place);
+            gone.push(inode);
+        }
+        self.count_forgotten(gone.len() as u64);
+        gone
+    }
+
+    /// Shrinks the tables now and then, so that memory follows the number of inodes.
+    fn count_forgotten(&self, count: u64) {
+        let before = self.forgotten.fetch_add(count, Ordering::Relaxed);
+        if before / TRIM_EVERY != (before + count) / TRIM_EVERY {
+            self.by_id.shrink_to_fit();
+            self.by_key.shrink_to_fit();
+            self.by_name.shrink_to_fit();
+            crate::sys::mount::trim_heap();
+        }
+    }
+}
+
+/// The numbers of an inode to be made.
+struct Ids {
+    id: u64,
+    key: u64,
+    ino: u64,
+    by_name: bool,
+}

@@ -1,0 +1,180 @@
+//! Opening, reading and writing files.
+//!
+//! Nothing here depends on knowing what is open: a file is found through its inode at every call,
+//! so all descriptors of a file see the upper as soon as it was copied up.
+
+use crate::sys::{self, Errno, FileKind, Result};
+
+use super::Union;
+use super::copy_up::Need;
+use super::inode::Inode;
+use super::types::{Caller, OpenMode};
+
+impl Union {
+    /// Makes a file ready to be read or written as `mode` says; for writing it is copied up,
+    /// without its data when it is truncated.
+    ///
+    /// # Errors
+    /// EROFS for writing without an upper, EISDIR, and what open(2) of the real file gives.
+    pub fn open(&self, id: u64, mode: OpenMode, caller: Caller) -> Result<()> {
+        let inode = self.inodes.get(id)?;
+        self.regular(&inode)?;
+        if !mode.write && !mode.truncate {
+            return self.file(&inode, false).map(|_| ());
+        }
+        let need = if mode.truncate {
+            Need::Bytes(0)
+        } else {
+            Need::All
+        };
+        self.ensure_upper(&inode, need)?;
+        if mode.truncate {
+            // After a copy-up of nothing too: truncating sets the times and clears set-id bits.
+            return self.truncate(&inode, 0, caller);
+        }
+        self.file(&inode, true).map(|_| ())
+    }
+
+    fn regular(&self, inode: &Inode) -> Result<()> {
+        match inode.kind {
+            FileKind::Regular => Ok(()),
+            FileKind::Directory => Err(Errno::ISDIR),
+            // The kernel opens fifos, sockets and devices itself.
+            _ => Err(Errno::NXIO),
+        }
+    }
+
+    /// Reads into `buf`; less than its length only at the end of the file.
+    ///
+    /// # Errors
+    /// What pread(2) gives.
+    pub fn read(&self, id: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let inode = self.inodes.get(id)?;
+        let file = self.file(&inode, false)?;
+        sys::file::read_full(&*file, buf, offset)
+    }
+
+    /// Writes `data`; `clear_set_ids` when the writer may not keep set-id bits.
+    ///
+    /// # Errors
+    /// What pwrite(2) gives; part of the data may have been written when fewer bytes are returned.
+    pub fn write(&self, id: u64, offset: u64, data: &[u8], clear_set_ids: bool) -> Result<usize> {
+        let inode = self.inodes.get(id)?;
+        self.ensure_upper(&inode, Need::All)?;
+        let file = self.file(&inode, true)?;
+        if clear_set_ids {
+            self.clear_set_ids(&inode, &file)?;
+        }
+        sys::file::write_full(&*file, data, offset)
+    }
+
+    /// Flushes a file or directory to stable storage.
+    ///
+    /// # Errors
+    /// What fsync(2) gives.
+    pub fn fsync(&self, id: u64, data_only: bool) -> Result<()> {
+        let inode = self.inodes.get(id)?;
+        if self.volatile || !self.in_upper(&inode) {
+            // A lower is not changed, so it has nothing to flush.
+            return Ok(());
+        }
+        if inode.kind == FileKind::Directory {
+            let dir = {
+                let _tree = self.tree.read();
+                let path = self.dir_fd(&inode, 0)?;
+                self.with_descriptors(|| sys::fd::reopen_dir(&*path))?
+            };
+            return sys::file::sync(&dir, data_only);
+        }
+        let file = self.file(&inode, true)?;
+        sys::file::sync(&*file, data_only)
+    }
+
+    /// fallocate(2).
+    ///
+    /// # Errors
+    /// What the call on the upper gives.
+    pub fn fallocate(
+        &self,
+        id: u64,
+        mode: i32,
+        offset: u64,
+        len: u64,
+        caller: Caller,
+    ) -> Result<()> {
+        let inode = self.inodes.get(id)?;
+        self.regular(&inode)?;
+        self.ensure_upper(&inode, Need::All)?;
+        let file = self.file(&inode, true)?;
+        sys::file::fallocate(&*file, mode, offset, len)?;
+        if caller.uid != 0 {
+            self.clear_set_ids(&inode, &file)?;
+        }
+        Ok(())
+    }
+
+    /// The next data, or with `hole` the next hole, at or after `offset`.
+    ///
+    /// # Errors
+    /// ENXIO past the end.
+    pub fn seek_data(&self, id: u64, offset: u64, hole: bool) -> Result<u64> {
+        let inode = self.inodes.get(id)?;
+        let file = self.file(&inode, false)?;
+        sys::file::seek_data(&*file, offset, hole)
+    }
+
+    /// copy_file_range(2): on one backing filesystem a reflink, or a copy in the kernel.
+    ///
+    /// # Errors
+    /// What the call on the layers gives.
+    pub fn copy_range(
+        &self,
+        from: (u64, u64),
+        to: (u64, u64),
+        len: u64,
+        caller: Caller,
+    ) -> Result<usize> {
+        let src = self.inodes.get(from.0)?;
+        let dst = self.inodes.get(to.0)?;
+        self.regular(&src)?;
+        self.regular(&dst)?;
+        self.ensure_upper(&dst, Need::All)?;
+        let src = self.file(&src, false)?;
+        let file = self.file(&dst, true)?;
+        let len = usize::try_from(len)
+            .unwrap_or(usize::MAX)
+            .min(i32::MAX as usize);
+        let copied = sys::file::copy_range(&*src, from.1, &*file, to.1, len)?;
+        if caller.uid != 0 {
+            self.clear_set_ids(&dst, &file)?;
+        }
+        Ok(copied)
+    }
+
+    /// The attribute ioctls (inode flags, project id); see [`sys::ioctl`].
+    ///
+    /// # Errors
+    /// ENOTTY for any other, and what the real object's filesystem gives.
+    pub fn ioctl(&self, id: u64, command: u32, input: &[u8], out: usize) -> Result<Vec<u8>> {
+        let inode = self.inodes.get(id)?;
+        let changes = matches!(command, sys::ioctl::SETFLAGS | sys::ioctl::FSSETXATTR);
+        if changes {
+            self.ensure_upper(&inode, Need::All)?;
+        }
+        match inode.kind {
+            FileKind::Regular => {
+                let file = self.file(&inode, false)?;
+                sys::ioctl::attribute(&*file, command, input, out)
+            }
+            FileKind::Directory => {
+                let dir = {
+                    let _tree = self.tree.read();
+                    let path = self.dir_fd(&inode, inode.layer())?;
+                    self.with_descriptors(|| sys::fd::reopen_dir(&*path))?
+                };
+                sys::ioctl::attribute(&dir, command, input, out)
+            }
+            _ => Err(Errno::NOTTY),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Hard links.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::RenameFlags;
+
+use crate::layer::name::Name;
+use crate::sys::{self, Errno, Result};
+
+use super::Union;
+use super::copy_up::Need;
+use super::inode_table::Found;
+use super::lookup::{FoundDir, dir_of};
+use super::types::Entry;
+
+impl Union {
+    /// Gives a file another name; a file of a lower is copied up first.
+    ///
+    /// # Errors
+    /// EEXIST, EPERM for a directory or a reserved name, ENOENT for a file without a name, EROFS,
+    /// and what the calls on the upper give.
+    pub fn link(&self, id: u64, new_parent: u64, new_name: &[u8]) -> Result<Entry> {
+        let inode = self.inodes.get(id)?;
+        let parent = self.inodes.get(new_parent)?;
+        let dir = dir_of(&parent)?;
+        let upper = self.upper()?;
+        let name = Name::creatable(new_name)?;
+        if inode.kind.is_dir() {
+            return Err(Errno::PERM);
+        }
+        if inode.is_unlinked() || parent.is_unlinked() {
+            return Err(Errno::NOENT);
+        }
+        self.ensure_upper(&parent, Need::All)?;
+        self.ensure_upper(&inode, Need::All)?;
+        let _tree = self.tree.read();
+        let _names = dir.write_names();
+        let state = self.in_upper_dir(&parent, name)?;
+        if state.real.is_some() || (!state.is_whiteout() && self.in_lower(&parent, name)?) {
+            return Err(Errno::EXIST);
+        }
+        let fd = self.dir_fd(&parent, 0)?;
+        let real = self.real(&inode)?;
+        let link = |dir: std::os::fd::BorrowedFd<'_>, name: &[u8]| {
+            if real.name.is_empty() {
+                sys::at::link_fd(real.fd(), dir, name)
+            } else {
+                sys::at::link_at(real.fd(), &real.name, dir, name)
+            }
+        };
+        if state.whiteout_entry {
+            sys::cred::enter_own();
+            upper
+                .temp(link)?
+                .publish(&*fd, name.bytes(), RenameFlags::empty())?;
+        } else {
+            link(fd.as_fd(), name.bytes())?;
+        }
+        if state.marker {
+            if let Err(e) = upper.remove_marker(fd.as_fd(), name.bytes()) {
+                // The name wins over its whiteout: right, only untidy.
+                tracing::warn!("a whiteout beside a new link could not be removed: {e}");
+            }
+        }
+        let stat = sys::stat::stat_at(&*fd, name.bytes())?;
+        let found = Found {
+            layer: 0,
+            stat,
+            stack: None,
+        };
+        Ok(self.intern(
+            &parent,
+            name,
+            FoundDir {
+                found,
+                handle: None,
+            },
+        ))
+    }
+}

@@ -1,0 +1,185 @@
+//! Merged directory listings.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::layer::name::{self, NameBuf};
+use crate::layer::{LayerIndex, whiteout};
+use crate::sys::{self, Errno, FileKind, Result};
+
+use super::Union;
+use super::inode::{DirPart, DirStack};
+use super::types::DirEntry;
+
+/// Positions below this are `.`, `..` and the start.
+const FIRST_POSITION: u64 = 16;
+/// Positions stay below this, so that they are positive as a signed offset.
+const POSITIONS: u64 = 1 << 62;
+
+/// Whether to go on with a listing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Go {
+    On,
+    Stop,
+}
+
+/// An entry of one layer that may show.
+struct Candidate {
+    name: NameBuf,
+    ino: u64,
+    kind: FileKind,
+}
+
+/// What one layer's directory holds.
+#[derive(Default)]
+struct Content {
+    entries: Vec<Candidate>,
+    /// Names hidden in the layers below.
+    hidden: Vec<NameBuf>,
+    dev: u64,
+}
+
+impl Union {
+    /// True when a directory made of `stack` shows no entry. `fd_of` opens its parts.
+    pub(super) fn shows_nothing(
+        &self,
+        stack: &DirStack,
+        fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+    ) -> Result<bool> {
+        let mut empty = true;
+        self.merge(stack, fd_of, |_, _, _| {
+            empty = false;
+            Go::Stop
+        })?;
+        Ok(empty)
+    }
+
+    /// True when an entry that is not the upper's shows in a directory made of `stack`.
+    pub(super) fn lower_contributes(
+        &self,
+        stack: &DirStack,
+        fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+    ) -> Result<bool> {
+        let mut contributes = false;
+        self.merge(stack, fd_of, |_, layer, _| {
+            contributes = !self.layers.is_upper(layer);
+            if contributes { Go::Stop } else { Go::On }
+        })?;
+        Ok(contributes)
+    }
+
+    /// The entries of a directory made of `stack`, ordered by position.
+    pub(super) fn list(
+        &self,
+        stack: &DirStack,
+        fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+    ) -> Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        self.merge(stack, fd_of, |candidate, layer, dev| {
+            let number = self.inodes.numbers.of(dev, candidate.ino);
+            let ino = if self.layers.is_upper(layer) {
+                self.inodes.ino_of(number)
+            } else {
+                number
+            };
+            let next = position_of(&candidate.name);
+            entries.push(DirEntry {
+                name: candidate.name,
+                ino,
+                kind: candidate.kind,
+                next,
+            });
+            Go::On
+        })?;
+        entries.sort_unstable_by(|a, b| a.next.cmp(&b.next).then_with(|| a.name.cmp(&b.name)));
+        let mut last = FIRST_POSITION;
+        for entry in &mut entries {
+            // Equal hashes are told apart by the order of the names.
+            entry.next = entry.next.max(last + 1);
+            last = entry.next;
+        }
+        Ok(entries)
+    }
+
+    /// Gives every visible name once, from its top layer.
+    fn merge(
+        &self,
+        stack: &DirStack,
+        fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+        mut each: impl FnMut(Candidate, LayerIndex, u64) -> Go,
+    ) -> Result<()> {
+        let mut seen: HashSet<NameBuf> = HashSet::new();
+        for (at, part) in stack.iter().enumerate() {
+            let is_last = at + 1 == stack.len();
+            let dir = fd_of(part.layer)?;
+            let content = self.content(&dir, *part)?;
+            for candidate in content.entries {
+                // Whether a name is new is asked for in every layer but a sole one.
+                let is_new = match (at == 0, is_last) {
+                    (true, true) => true,
+                    (_, true) => !seen.contains(&candidate.name),
+                    _ => seen.insert(candidate.name.clone()),
+                };
+                if is_new && each(candidate, part.layer, content.dev) == Go::Stop {
+                    return Ok(());
+                }
+            }
+            seen.extend(content.hidden);
+        }
+        Ok(())
+    }
+
+    /// Reads one layer's directory whole.
+    fn content(&self, dir: &OwnedFd, part: DirPart) -> Result<Content> {
+        let readable = self.with_descriptors(|| sys::fd::reopen_dir(dir))?;
+        let mut content = Content {
+            dev: sys::stat::fstat(dir)?.dev,
+            ..Content::default()
+        };
+        sys::dir::for_each_entry(&readable, |entry| {
+            if name::is_reserved(entry.name) {
+                if let Some(hidden) = name::hidden_by(entry.name) {
+                    content.hidden.push(NameBuf::from_slice(hidden));
+                }
+                return Ok(());
+            }
+            let name = NameBuf::from_slice(entry.name);
+            let kind = match entry.kind {
+                // These may be whiteouts, or are not known at all.
+                None | Some(FileKind::CharDevice) => None,
+                Some(FileKind::Regular) if part.xattr_whiteouts => None,
+                kind => kind,
+            };
+            let kind = match kind {
+                Some(kind) => kind,
+                None => match whiteout::entry(dir.as_fd(), entry.name, part.xattr_whiteouts) {
+                    Ok(whiteout::Entry::Real(stat)) => stat.kind(),
+                    Ok(whiteout::Entry::Whiteout) => {
+                        content.hidden.push(name);
+                        return Ok(());
+                    }
+                    // Gone since.
+                    Ok(whiteout::Entry::Nothing) | Err(Errno::NOENT) => return Ok(()),
+                    Err(e) => return Err(e),
+                },
+            };
+            content.entries.push(Candidate {
+                name,
+                ino: entry.ino,
+                kind,
+            });
+            Ok(())
+        })?;
+        Ok(content)
+    }
+}
+
+/// The position of a name in any listing: a hash, so that it does not depend on the other names.
+fn position_of(name: &[u8]) -> u64 {
+    // DefaultHasher::new() has fixed keys: the same name has the same position in every listing.
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    FIRST_POSITION + 1 + hasher.finish() % (POSITIONS - FIRST_POSITION - 1)
+}

@@ -1,0 +1,318 @@
+//! Finding a name through the layers.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::layer::name::Name;
+use crate::layer::opaque::{self, DirMarks};
+use crate::layer::whiteout::{self, Marker};
+use crate::layer::{LayerIndex, LayerStack};
+use crate::sys::{self, Errno, Result, Stat};
+
+use super::Union;
+use super::inode::{Dir, DirPart, DirStack, Inode};
+use super::inode_table::Found;
+use super::types::{Attr, Entry};
+
+/// What the upper's own directory holds for a name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct InUpper {
+    /// The object, if there is one.
+    pub real: Option<Stat>,
+    /// A whiteout stands at the name itself.
+    pub whiteout_entry: bool,
+    /// A whiteout file stands beside the name.
+    pub marker: bool,
+}
+
+impl InUpper {
+    /// True when the upper hides the name from the lowers without having an object.
+    pub fn is_whiteout(&self) -> bool {
+        self.real.is_none() && (self.whiteout_entry || self.marker)
+    }
+}
+
+/// What one layer says about a name.
+enum Step {
+    /// Nothing: look further down.
+    Nothing,
+    /// A whiteout: the search ends.
+    Hidden,
+    /// An object that is not a directory: the search ends.
+    File(Stat),
+    /// A directory, and whether it hides what is below.
+    Directory {
+        stat: Stat,
+        handle: OwnedFd,
+        part: DirPart,
+        last: bool,
+    },
+}
+
+/// The layers of the union's root, top first, down to the first opaque one.
+pub(crate) fn root_stack(layers: &LayerStack) -> Result<DirStack> {
+    let mut stack = DirStack::new();
+    for (index, layer) in layers.layers.iter().enumerate() {
+        let marks = opaque::read(layer.root.as_fd())?;
+        if marks.redirect {
+            tracing::error!(
+                "{}: the root of the layer is redirected",
+                layer.path.display()
+            );
+            return Err(Errno::LOOP);
+        }
+        let index = LayerIndex::try_from(index).map_err(|_| Errno::TOOBIG)?;
+        stack.push(DirPart {
+            layer: index,
+            xattr_whiteouts: marks.xattr_whiteouts,
+        });
+        if marks.opaque {
+            break;
+        }
+    }
+    Ok(stack)
+}
+
+/// The directory's own state.
+pub(super) fn dir_of(inode: &Inode) -> Result<&Dir> {
+    inode.dir.as_deref().ok_or(Errno::NOTDIR)
+}
+
+impl Union {
+    /// Looks `name` up in a directory and counts a reference to what it finds. `Ok(None)` when
+    /// there is no such name.
+    ///
+    /// # Errors
+    /// ENOTDIR, ENAMETOOLONG, EIO for a malformed or unsupported layer, and what reading the
+    /// layers gives.
+    pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Entry>> {
+        let parent = self.inodes.get(parent)?;
+        let dir = dir_of(&parent)?;
+        let name = Name::new(name)?;
+        let _tree = self.tree.read();
+        let _names = dir.read_names();
+        self.lookup_locked(&parent, name)
+    }
+
+    /// [`Self::lookup`] with the tree lock and the parent's names held.
+    pub(super) fn lookup_locked(
+        &self,
+        parent: &Arc<Inode>,
+        name: Name<'_>,
+    ) -> Result<Option<Entry>> {
+        if name.is_reserved() {
+            return Ok(None);
+        }
+        match self.find(parent, name, 0)? {
+            None => Ok(None),
+            Some(found) => Ok(Some(self.intern(parent, name, found))),
+        }
+    }
+
+    /// Gives `found` an inode and a reference.
+    pub(super) fn intern(&self, parent: &Arc<Inode>, name: Name<'_>, mut found: FoundDir) -> Entry {
+        let stat = found.found.stat;
+        let handle = found.handle.take();
+        let layer = found.found.layer;
+        let inode = self.inodes.intern(parent, name.bytes(), found.found);
+        if let Some(handle) = handle {
+            self.keep_dir_fd(&inode, layer, handle);
+        }
+        self.entry(&inode, stat)
+    }
+
+    /// The entry of an inode whose real object has these attributes.
+    pub(super) fn entry(&self, inode: &Arc<Inode>, stat: Stat) -> Entry {
+        Entry {
+            id: inode.id,
+            generation: inode.serial,
+            attr: self.show(inode, stat),
+        }
+    }
+
+    /// Attributes as the union shows them.
+    pub(super) fn show(&self, inode: &Inode, mut stat: Stat) -> Attr {
+        if inode.is_unlinked() && !self.in_upper(inode) {
+            // The lower still has the name that the union has not.
+            stat.nlink = if inode.kind.is_dir() {
+                0
+            } else {
+                stat.nlink.saturating_sub(1)
+            };
+        } else if inode.kind.is_dir() && !inode.is_unlinked() && inode.stack().len() > 1 {
+            // The subdirectories of a merged directory are not counted; 1 says so to find(1).
+            stat.nlink = 1;
+        }
+        Attr {
+            ino: inode.ino(),
+            stat,
+        }
+    }
+
+    /// Finds `name` in the layers of `parent` from the one at position `from` of its stack.
+    ///
+    /// Precondition: the tree lock and the parent's names are held.
+    pub(super) fn find(
+        &self,
+        parent: &Arc<Inode>,
+        name: Name<'_>,
+        from: LayerIndex,
+    ) -> Result<Option<FoundDir>> {
+        let mut found: Option<FoundDir> = None;
+        for part in parent.stack() {
+            if part.layer < from {
+                continue;
+            }
+            let dir = self.dir_fd(parent, part.layer)?;
+            match self.step(&dir, name, part)? {
+                Step::Nothing => {}
+                Step::Hidden => break,
+                Step::File(stat) => {
+                    // Below a directory, a file ends the merge without being part of it.
+                    if found.is_none() {
+                        let found = Found {
+                            layer: part.layer,
+                            stat,
+                            stack: None,
+                        };
+                        return Ok(Some(FoundDir {
+                            found,
+                            handle: None,
+                        }));
+                    }
+                    break;
+                }
+                Step::Directory {
+                    stat,
+                    handle,
+                    part,
+                    last,
+                } => {
+                    match &mut found {
+                        None => {
+                            let stack = Some(DirStack::from_slice(&[part]));
+                            let top = Found {
+                                layer: part.layer,
+                                stat,
+                                stack,
+                            };
+                            found = Some(FoundDir {
+                                found: top,
+                                handle: Some(handle),
+                            });
+                        }
+                        Some(top) => {
+                            if let Some(stack) = &mut top.found.stack {
+                                stack.push(part);
+                            }
+                        }
+                    }
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What one layer says about a name.
+    fn step(&self, dir: &OwnedFd, name: Name<'_>, part: DirPart) -> Result<Step> {
+        let bytes = name.bytes();
+        match whiteout::entry(dir.as_fd(), bytes, part.xattr_whiteouts)? {
+            whiteout::Entry::Whiteout => return Ok(Step::Hidden),
+            whiteout::Entry::Real(stat) if !stat.kind().is_dir() => return Ok(Step::File(stat)),
+            whiteout::Entry::Real(stat) => {
+                let same_mount = self.layers.get(part.layer).same_mount;
+                let open = || sys::at::open_dir_path(dir, bytes, same_mount);
+                let handle = self.with_descriptors(open)?;
+                let marks = opaque::read(handle.as_fd())?;
+                self.check_supported(part.layer, name, marks)?;
+                // A directory beside its own whiteout was made after it: it hides what is below.
+                let last = marks.opaque || whiteout::marker(dir.as_fd(), bytes)? != Marker::Nothing;
+                let xattr_whiteouts = marks.xattr_whiteouts;
+                let part = DirPart {
+                    layer: part.layer,
+                    xattr_whiteouts,
+                };
+                return Ok(Step::Directory {
+                    stat,
+                    handle,
+                    part,
+                    last,
+                });
+            }
+            whiteout::Entry::Nothing => {}
+        }
+        match whiteout::marker(dir.as_fd(), bytes)? {
+            Marker::Nothing => Ok(Step::Nothing),
+            Marker::Whiteout => Ok(Step::Hidden),
+            Marker::Malformed => {
+                let layer = self.layers.get(part.layer).path.display();
+                tracing::error!(
+                    "{layer}: a whiteout is not a regular file: .wh.{}",
+                    show(bytes)
+                );
+                Err(Errno::IO)
+            }
+        }
+    }
+
+    fn check_supported(&self, layer: LayerIndex, name: Name<'_>, marks: DirMarks) -> Result<()> {
+        if !marks.redirect {
+            return Ok(());
+        }
+        let layer = self.layers.get(layer).path.display();
+        let name = show(name.bytes());
+        tracing::error!("{layer}: {name} holds an overlayfs redirect record: not supported");
+        Err(Errno::IO)
+    }
+
+    /// What the upper's directory holds for `name`; nothing when the directory is not there yet.
+    ///
+    /// Precondition: as for [`Self::find`].
+    pub(super) fn in_upper_dir(&self, parent: &Arc<Inode>, name: Name<'_>) -> Result<InUpper> {
+        if !self.in_upper(parent) {
+            return Ok(InUpper::default());
+        }
+        let dir = self.dir_fd(parent, 0)?;
+        let xattr_whiteouts = parent
+            .stack()
+            .first()
+            .is_some_and(|part| part.xattr_whiteouts);
+        let mut result = InUpper::default();
+        match whiteout::entry(dir.as_fd(), name.bytes(), xattr_whiteouts)? {
+            whiteout::Entry::Nothing => {}
+            whiteout::Entry::Whiteout => result.whiteout_entry = true,
+            whiteout::Entry::Real(stat) => result.real = Some(stat),
+        }
+        result.marker = match whiteout::marker(dir.as_fd(), name.bytes())? {
+            Marker::Nothing => false,
+            Marker::Whiteout => true,
+            Marker::Malformed => return Err(Errno::IO),
+        };
+        Ok(result)
+    }
+
+    /// True when a lower shows `name`, so that hiding it needs a whiteout.
+    ///
+    /// Precondition: as for [`Self::find`].
+    pub(super) fn in_lower(&self, parent: &Arc<Inode>, name: Name<'_>) -> Result<bool> {
+        if parent.stack().iter().all(|part| part.layer == 0) {
+            return Ok(false);
+        }
+        Ok(self.find(parent, name, 1)?.is_some())
+    }
+}
+
+/// What [`Union::find`] found, with the handle of a directory's top layer.
+#[derive(Debug)]
+pub(crate) struct FoundDir {
+    pub found: Found,
+    pub handle: Option<OwnedFd>,
+}
+
+/// A name for a message.
+fn show(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

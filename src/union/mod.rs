@@ -1,0 +1,154 @@
+//! The file system: values in, values out. It knows layers and inodes, not FUSE.
+//!
+//! # Lock order
+//!
+//! A lock is taken only while no lock of the same or a higher rank is held, except where said.
+//!
+//! 1. [`Inode::copying`]: held by the one thread that copies the inode up, while its data move.
+//!    Of a chain of directories that are copied up, one at a time.
+//! 2. [`Union::tree`]: read by every operation that walks or changes names, for the duration of
+//!    its system calls but never while data are copied; written by renames that move a directory
+//!    or cross directories, so that no path changes under a walk.
+//! 3. [`inode::Dir::names`]: read by lookups and listings of the directory, written by changes of
+//!    its names. Two directories: the one with the lower serial first; only with `tree` written.
+//! 4. [`Inode::place`], [`inode::Dir::stack`]: momentary, no call is made under them.
+//! 5. Leaves: the maps of [`inode_table::InodeTable`], descriptor caches, the upper's directory of
+//!    temporaries. Nothing else is taken under them.
+//!
+//! No lock is held while a reply or a notification is sent: this module sends none.
+//! `docs/LOCKING.md` says why this is free of deadlock; [`rank`] asserts it in debug builds.
+
+mod access;
+mod attr;
+mod copy_up;
+mod create;
+mod descriptors;
+mod inode;
+mod inode_table;
+mod io;
+mod link;
+mod listing;
+mod lookup;
+mod numbers;
+mod rank;
+mod readdir;
+mod remove;
+mod rename;
+pub mod types;
+mod xattr;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use dashmap::DashMap;
+
+use crate::layer::{LayerStack, Upper};
+pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
+
+use descriptors::Descriptors;
+use inode::{DirPart, Inode, NewInode};
+use inode_table::{InodeTable, ROOT_ID};
+use numbers::Numbers;
+use rank::TreeLock;
+use readdir::OpenDir;
+pub use types::{Attr, Caller, DirEntry, Entry, Make, OpenMode, SetAttr, SetTime, StatFs};
+
+/// Node id of the union's root directory.
+pub const ROOT: u64 = ROOT_ID;
+
+/// A union of layers.
+///
+/// All methods may be called from several threads at once. Nodes are named by the id of an
+/// [`Entry`]; a node stays known until all references to it are given back with
+/// [`forget`](Self::forget).
+#[derive(Debug)]
+pub struct Union {
+    layers: LayerStack,
+    inodes: InodeTable,
+    descriptors: Descriptors,
+    tree: TreeLock,
+    open_dirs: DashMap<u64, Arc<OpenDir>>,
+    next_dir_handle: AtomicU64,
+    /// Data of a copy-up are not flushed before it is published, and fsync does nothing.
+    volatile: bool,
+}
+
+/// Settings of a union that are not layers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// Descriptors that may be kept open for caching.
+    pub descriptors: usize,
+    /// Crash safety is not wanted.
+    pub volatile: bool,
+}
+
+impl Union {
+    /// The union of `layers`.
+    ///
+    /// # Errors
+    /// What reading the root directories gives; ELOOP for a root that is redirected elsewhere.
+    pub(crate) fn new(layers: LayerStack, settings: Settings) -> Result<Self> {
+        let stack = lookup::root_stack(&layers)?;
+        let numbers = Numbers::new(layers.layers.iter().map(|l| l.dev));
+        let root = NewInode {
+            id: ROOT_ID,
+            serial: 1,
+            ino: ROOT_ID,
+            key: 0,
+            layer: stack.first().map_or(0, |part: &DirPart| part.layer),
+            kind: crate::sys::FileKind::Directory,
+            by_name: false,
+            alias: None,
+            stack: Some(stack),
+        };
+        Ok(Self {
+            inodes: InodeTable::new(numbers, root),
+            descriptors: Descriptors::new(settings.descriptors),
+            layers,
+            tree: TreeLock::default(),
+            open_dirs: DashMap::new(),
+            next_dir_handle: AtomicU64::new(1),
+            volatile: settings.volatile,
+        })
+    }
+
+    /// The writable layer.
+    ///
+    /// # Errors
+    /// EROFS when there is none.
+    fn upper(&self) -> Result<&Upper> {
+        self.layers.upper.as_ref().ok_or(Errno::ROFS)
+    }
+
+    /// True when nothing can be changed.
+    pub fn is_read_only(&self) -> bool {
+        self.layers.upper.is_none()
+    }
+
+    /// True when the inode's real object is in the writable layer.
+    fn in_upper(&self, inode: &Inode) -> bool {
+        self.layers.upper.is_some() && inode.layer() == 0
+    }
+
+    /// Gives back `count` references to a node.
+    pub fn forget(&self, id: u64, count: u64) {
+        for inode in self.inodes.forget(id, count) {
+            self.descriptors.forget(&inode);
+        }
+    }
+
+    /// Number of inodes known.
+    pub fn inode_count(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// True when changing the node's data or attributes first has to copy it up, which may take
+    /// long. A hint for the caller's choice of a thread.
+    pub fn needs_copy_up(&self, id: u64) -> bool {
+        self.layers.upper.is_some()
+            && self
+                .inodes
+                .get(id)
+                .is_ok_and(|inode| !self.in_upper(&inode))
+    }
+}

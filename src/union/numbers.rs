@@ -1,0 +1,87 @@
+//! Inode numbers: one number for each real object of any layer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::RwLock;
+
+/// Bits of a number that hold the real inode number; the filesystem's index is above.
+const INO_BITS: u32 = 48;
+/// Filesystems that get a prefix of their own; the objects of any further one are numbered.
+const MAX_PREFIXED: usize = 1 << 13;
+/// First number given out for objects that the scheme cannot express.
+const OVERFLOW_BASE: u64 = 1 << 62;
+/// First node id of objects that cannot have their number as node id.
+const FRESH_BASE: u64 = 1 << 63;
+
+/// Maps (device, real inode number) to a number that is unique in the union: the real number
+/// itself on the first filesystem, with the filesystem's index above it on others.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    devices: RwLock<Vec<u64>>,
+    overflow: DashMap<(u64, u64), u64>,
+    next_overflow: AtomicU64,
+    next_fresh: AtomicU64,
+}
+
+impl Numbers {
+    /// Knows the devices of the layers, so that the numbers follow the order of the options.
+    pub fn new(devices: impl IntoIterator<Item = u64>) -> Self {
+        let numbers = Self {
+            devices: RwLock::new(Vec::new()),
+            overflow: DashMap::with_shard_amount(4),
+            next_overflow: AtomicU64::new(OVERFLOW_BASE),
+            next_fresh: AtomicU64::new(FRESH_BASE),
+        };
+        for dev in devices {
+            numbers.index(dev);
+        }
+        numbers
+    }
+
+    fn index(&self, dev: u64) -> usize {
+        let known = self.devices.read().iter().position(|&d| d == dev);
+        known.unwrap_or_else(|| {
+            let mut devices = self.devices.write();
+            devices.iter().position(|&d| d == dev).unwrap_or_else(|| {
+                devices.push(dev);
+                devices.len() - 1
+            })
+        })
+    }
+
+    /// The number of a real object. Never 0, and never 1, which is the union's root.
+    pub fn of(&self, dev: u64, ino: u64) -> u64 {
+        let index = self.index(dev);
+        let number = ((index as u64) << INO_BITS) | ino;
+        if ino >> INO_BITS == 0 && index < MAX_PREFIXED && number > 1 {
+            return number;
+        }
+        let next = || self.next_overflow.fetch_add(1, Ordering::Relaxed);
+        *self.overflow.entry((dev, ino)).or_insert_with(next)
+    }
+
+    /// A node id that is no object's number.
+    pub fn fresh(&self) -> u64 {
+        self.next_fresh.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_unique_and_stable() {
+        let numbers = Numbers::new([10, 20]);
+        assert_eq!(numbers.of(10, 7), 7);
+        assert_eq!(numbers.of(20, 7), (1 << 48) | 7);
+        assert_eq!(numbers.of(30, 7), (2 << 48) | 7);
+        let large = numbers.of(10, 1 << 50);
+        assert_eq!(numbers.of(10, 1 << 50), large);
+        assert_ne!(numbers.of(20, 1 << 50), large);
+        assert!(numbers.of(10, 1) > 1);
+        assert!(numbers.of(10, 0) > 1);
+        assert_ne!(numbers.fresh(), numbers.fresh());
+    }
+}

@@ -1,0 +1,153 @@
+//! The tree lock, and the assertion of the lock order in debug builds.
+
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Ranks of the module text of [`super`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
+pub(crate) enum Rank {
+    Copying = 1,
+    Tree = 2,
+    Names = 3,
+}
+
+#[cfg(debug_assertions)]
+mod held {
+    use super::Rank;
+    use std::cell::RefCell;
+
+    thread_local! {
+        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn push(rank: Rank, second: bool) {
+        HELD.with_borrow_mut(|held| {
+            let bad = held.iter().any(|&h| h > rank || (h == rank && !second));
+            debug_assert!(!bad, "lock of rank {rank:?} taken while {held:?} are held");
+            held.push(rank);
+        });
+    }
+
+    pub(super) fn pop(rank: Rank) {
+        HELD.with_borrow_mut(|held| {
+            if let Some(at) = held.iter().rposition(|&h| h == rank) {
+                held.remove(at);
+            }
+        });
+    }
+}
+
+/// Stands for a held lock of some rank on this thread.
+#[derive(Debug)]
+pub(crate) struct Ranked {
+    #[cfg(debug_assertions)]
+    rank: Rank,
+    /// Bound to the thread that made it, as lock guards are.
+    _thread: std::marker::PhantomData<*const ()>,
+}
+
+impl Ranked {
+    /// Asserts that a lock of `rank` may be taken now; to be called before taking it.
+    pub fn enter(rank: Rank) -> Self {
+        Self::enter_as(rank, false)
+    }
+
+    /// The same for the second of two locks of one rank, taken in their own order.
+    pub fn enter_second(rank: Rank) -> Self {
+        Self::enter_as(rank, true)
+    }
+
+    #[cfg_attr(not(debug_assertions), allow(unused_variables))]
+    fn enter_as(rank: Rank, second: bool) -> Self {
+        #[cfg(debug_assertions)]
+        held::push(rank, second);
+        Self {
+            #[cfg(debug_assertions)]
+            rank,
+            _thread: std::marker::PhantomData,
+        }
+    }
+}
+
+#[cfg(debug_assertions)]
+impl Drop for Ranked {
+    fn drop(&mut self) {
+        held::pop(self.rank);
+    }
+}
+
+/// [`super::Union::tree`].
+#[derive(Debug, Default)]
+pub(crate) struct TreeLock(RwLock<()>);
+
+/// The tree lock, held for reading: no directory moves.
+#[derive(Debug)]
+pub(crate) struct TreeRead<'a> {
+    _guard: RwLockReadGuard<'a, ()>,
+    _rank: Ranked,
+}
+
+/// The tree lock, held for writing.
+#[derive(Debug)]
+pub(crate) struct TreeWrite<'a> {
+    _guard: RwLockWriteGuard<'a, ()>,
+    _rank: Ranked,
+}
+
+impl TreeLock {
+    pub fn read(&self) -> TreeRead<'_> {
+        let rank = Ranked::enter(Rank::Tree);
+        TreeRead {
+            _guard: self.0.read(),
+            _rank: rank,
+        }
+    }
+
+    pub fn write(&self) -> TreeWrite<'_> {
+        let rank = Ranked::enter(Rank::Tree);
+        TreeWrite {
+            _guard: self.0.write(),
+            _rank: rank,
+        }
+    }
+}
+
+/// A directory's names, held for reading.
+#[derive(Debug)]
+pub(crate) struct NamesRead<'a> {
+    _guard: RwLockReadGuard<'a, ()>,
+    _rank: Ranked,
+}
+
+/// A directory's names, held for writing.
+#[derive(Debug)]
+pub(crate) struct NamesWrite<'a> {
+    _guard: RwLockWriteGuard<'a, ()>,
+    _rank: Ranked,
+}
+
+impl super::inode::Dir {
+    pub fn read_names(&self) -> NamesRead<'_> {
+        let rank = Ranked::enter(Rank::Names);
+        NamesRead {
+            _guard: self.names.read(),
+            _rank: rank,
+        }
+    }
+
+    pub fn write_names(&self) -> NamesWrite<'_> {
+        let rank = Ranked::enter(Rank::Names);
+        NamesWrite {
+            _guard: self.names.write(),
+            _rank: rank,
+        }
+    }
+
+    /// The second of two directories, ordered by serial, with the tree lock written.
+    pub fn write_second_names(&self) -> NamesWrite<'_> {
+        let rank = Ranked::enter_second(Rank::Names);
+        NamesWrite {
+            _guard: self.names.write(),
+            _rank: rank,
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Removing names: unlink and rmdir.
+//!
+//! Order on disk: the whiteout first, then the upper's own object. In between both are there, and
+//! the object wins: the old state. Nothing is ever copied up to be removed.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use crate::layer::name::{Name, NameBuf};
+use crate::sys::{self, Errno, Result, Stat};
+
+use super::Union;
+use super::copy_up::Need;
+use super::inode::Inode;
+use super::inode_table::Found;
+use super::lookup::{InUpper, dir_of};
+
+impl Union {
+    /// Removes a name that is not a directory.
+    ///
+    /// # Errors
+    /// ENOENT, EISDIR, EROFS, and what the calls on the upper give.
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, false)
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, ENOTEMPTY, EROFS, and what the calls on the upper give.
+    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, true)
+    }
+
+    fn remove(&self, parent: u64, name: &[u8], want_dir: bool) -> Result<()> {
+        let parent = self.inodes.get(parent)?;
+        let dir = dir_of(&parent)?;
+        self.upper()?;
+        let name = Name::new(name)?;
+        if name.is_reserved() {
+            return Err(Errno::NOENT);
+        }
+        self.ensure_upper(&parent, Need::All)?;
+        let _tree = self.tree.read();
+        let _names = dir.write_names();
+        let found = self.find(&parent, name, 0)?.ok_or(Errno::NOENT)?.found;
+        match (found.stat.kind().is_dir(), want_dir) {
+            (true, false) => return Err(Errno::ISDIR),
+            (false, true) => return Err(Errno::NOTDIR),
+            _ => {}
+        }
+        let state = self.in_upper_dir(&parent, name)?;
+        let in_lower = self.in_lower(&parent, name)?;
+        let inode = self.inodes.find_known(&parent, name.bytes(), &found);
+        // Nothing may be made in a directory between the look into it and its end.
+        let _victim = match inode.as_ref().and_then(|i| i.dir.as_deref()) {
+            Some(victim) => Some(victim.write_second_names()),
+            None => None,
+        };
+        if want_dir && !self.is_empty(&parent, name, &found, inode.as_ref())? {
+            return Err(Errno::NOTEMPTY);
+        }
+        let leaving = Leaving::prepare(self, &parent, name, inode.clone(), &found)?;
+        let fd = self.dir_fd(&parent, 0)?;
+        self.remove_from_upper(fd.as_fd(), name, state, in_lower)?;
+        leaving.done(self);
+        Ok(())
+    }
+
+    /// Hides `name` from below where needed, and removes the upper's own object.
+    fn remove_from_upper(
+        &self,
+        parent: BorrowedFd<'_>,
+        name: Name<'_>,
+        state: InUpper,
+        in_lower: bool,
+    ) -> Result<()> {
+        let upper = self.upper()?;
+        let is_dir = state.real.is_some_and(|s| s.kind().is_dir());
+        let mut remains = state.real.is_some();
+        let mut added = false;
+        // An existing whiteout file goes on hiding what is below.
+        if in_lower && !state.marker {
+            remains = upper.write_whiteout(parent, name.bytes(), is_dir)? && remains;
+            added = true;
+        }
+        if !remains {
+            return Ok(());
+        }
+        let removed = if is_dir {
+            // It may hold markers; it goes in one step and is emptied out of sight.
+            upper.take_away(parent, name.bytes()).map(drop)
+        } else {
+            sys::at::unlink_at(parent, name.bytes())
+        };
+        if removed.is_err() && added {
+            // Back to the old state; a whiteout beside its object would not hide it anyway.
+            let _ = upper.remove_marker(parent, name.bytes());
+        }
+        if removed.is_ok() && state.marker && !in_lower {
+            // Nothing is below any more that the marker would hide.
+            let _ = upper.remove_marker(parent, name.bytes());
+        }
+        removed
+    }
+
+    /// True when the directory shows no entry.
+    pub(super) fn is_empty(
+        &self,
+        parent: &Arc<Inode>,
+        name: Name<'_>,
+        found: &Found,
+        inode: Option<&Arc<Inode>>,
+    ) -> Result<bool> {
+        let stack = match (inode, &found.stack) {
+            (Some(inode), _) => inode.stack(),
+            (None, Some(stack)) => stack.clone(),
+            (None, None) => return Ok(true),
+        };
+        self.shows_nothing(&stack, |layer| match inode {
+            Some(inode) => self.dir_fd(inode, layer),
+            None => {
+                let dir = self.dir_fd(parent, layer)?;
+                let same_mount = self.layers.get(layer).same_mount;
+                let open = || sys::at::open_dir_path(&*dir, name.bytes(), same_mount);
+                self.with_descriptors(open).map(Arc::new)
+            }
+        })
+    }
+}
+
+/// An inode that is about to lose a name.
+///
+/// While this lives, the inode's real object is reached through a handle instead of the name:
+/// what the kernel has open is not known here, and users of the inode must not notice the moment
+/// in which the name goes. A lower's object stays where it is and needs no handle.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    inode: Option<Arc<Inode>>,
+    parent: Arc<Inode>,
+    name: NameBuf,
+    in_upper: bool,
+    last_link: bool,
+    done: bool,
+}
+
+impl Leaving {
+    /// Takes hold of what `found` says about `name`, if anyone knows it.
+    ///
+    /// Precondition: the tree lock and the parent's names are held until this is dropped.
+    pub fn prepare(
+        union: &Union,
+        parent: &Arc<Inode>,
+        name: Name<'_>,
+        inode: Option<Arc<Inode>>,
+        found: &Found,
+    ) -> Result<Self> {
+        let stat: &Stat = &found.stat;
+        let in_upper = found.layer == 0 && union.layers.upper.is_some();
+        if let Some(inode) = inode.as_ref().filter(|_| in_upper) {
+            let dir = union.dir_fd(parent, 0)?;
+            let open = || sys::at::open_path(&*dir, name.bytes());
+            inode.place.write().held = Some(Arc::new(union.with_descriptors(open)?));
+        }
+        Ok(Self {
+            inode,
+            parent: Arc::clone(parent),
+            name: NameBuf::from_slice(name.bytes()),
+            in_upper,
+            last_link: stat.kind().is_dir() || stat.nlink <= 1,
+            done: false,
+        })
+    }
+
+    /// The name is gone.
+    pub fn done(mut self, union: &Union) {
+        self.done = true;
+        let Some(inode) = &self.inode else { return };
+        if !self.in_upper || inode.kind.is_dir() {
+            // The alias stays: it is the way to the object's parts in the lowers.
+            union.inodes.retire(inode);
+            inode.set_unlinked();
+            return;
+        }
+        let (alias, has_other) = inode.take_alias(&self.parent, &self.name);
+        if self.last_link {
+            union.inodes.retire(inode);
+            inode.set_unlinked();
+        } else if has_other {
+            inode.place.write().held = None;
+        }
+        // Otherwise there are names that no one has looked up; the handle leads there until then.
+        if let Some(alias) = alias {
+            union.forget(alias.parent.id, 1);
+        }
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Some(inode) = self.inode.as_ref().filter(|_| !self.done && self.in_upper) {
+            let mut place = inode.place.write();
+            if place.alias.is_some() {
+                place.held = None;
+            }
+        }
+    }
+}

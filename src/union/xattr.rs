@@ -1,0 +1,106 @@
+//! Extended attributes.
+
+use crate::layer::private::is_private;
+use crate::sys::{self, Errno, Result};
+
+use super::Union;
+use super::copy_up::Need;
+use super::descriptors::Real;
+use super::types::Caller;
+
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+
+impl Union {
+    /// The value of an attribute.
+    ///
+    /// # Errors
+    /// ENODATA when there is none, or when it is a record of a union filesystem.
+    pub fn getxattr(&self, id: u64, attr: &[u8]) -> Result<Vec<u8>> {
+        if is_private(attr) {
+            return Err(Errno::NODATA);
+        }
+        let inode = self.inodes.get(id)?;
+        let get = |real: &Real| sys::xattr::get(real.fd(), &real.name, attr);
+        self.with_real(&inode, get)?.ok_or(Errno::NODATA)
+    }
+
+    /// The names of all attributes that users see, each ended by a NUL byte.
+    ///
+    /// # Errors
+    /// What listxattr(2) of the real object gives.
+    pub fn listxattr(&self, id: u64) -> Result<Vec<u8>> {
+        let inode = self.inodes.get(id)?;
+        let names = self.with_real(&inode, |real| sys::xattr::list(real.fd(), &real.name))?;
+        let mut shown = Vec::with_capacity(names.len());
+        for attr in names
+            .split(|&b| b == 0)
+            .filter(|a| !a.is_empty() && !is_private(a))
+        {
+            shown.extend_from_slice(attr);
+            shown.push(0);
+        }
+        Ok(shown)
+    }
+
+    /// Sets an attribute; `flags` are setxattr(2)'s.
+    ///
+    /// # Errors
+    /// EPERM for a record of a union filesystem, EROFS, and what the call on the upper gives.
+    pub fn setxattr(
+        &self,
+        id: u64,
+        attr: &[u8],
+        value: &[u8],
+        flags: u32,
+        caller: Caller,
+    ) -> Result<()> {
+        if is_private(attr) {
+            return Err(Errno::PERM);
+        }
+        let inode = self.inodes.get(id)?;
+        self.ensure_upper(&inode, Need::All)?;
+        self.with_real(&inode, |real| {
+            sys::xattr::set(real.fd(), &real.name, attr, value, flags)?;
+            if attr == ACCESS_ACL && caller.uid != 0 {
+                // As chmod does: who is not in the file's group loses its set-group-id bit.
+                let stat = real.stat()?;
+                if stat.mode & libc::S_ISGID != 0 && !caller.in_group(stat.gid) {
+                    sys::at::chmod_at(real.fd(), &real.name, stat.mode & !libc::S_ISGID)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes an attribute.
+    ///
+    /// # Errors
+    /// ENODATA when there is none; nothing is copied up then.
+    pub fn removexattr(&self, id: u64, attr: &[u8]) -> Result<()> {
+        if is_private(attr) {
+            return Err(Errno::NODATA);
+        }
+        let inode = self.inodes.get(id)?;
+        self.upper()?;
+        let get = |real: &Real| sys::xattr::get(real.fd(), &real.name, attr);
+        if self.with_real(&inode, get)?.is_none() {
+            return Err(Errno::NODATA);
+        }
+        self.ensure_upper(&inode, Need::All)?;
+        self.with_real(&inode, |real| {
+            sys::xattr::remove(real.fd(), &real.name, attr)
+        })
+    }
+
+    /// The target of a symlink.
+    ///
+    /// # Errors
+    /// EINVAL when the node is no symlink.
+    pub fn readlink(&self, id: u64) -> Result<Vec<u8>> {
+        let inode = self.inodes.get(id)?;
+        if inode.kind != crate::sys::FileKind::Symlink {
+            return Err(Errno::INVAL);
+        }
+        self.with_real(&inode, |real| sys::at::readlink_at(real.fd(), &real.name))
+    }
+}
