@@ -18,6 +18,8 @@
 //!
 //! Arrows point downward only.
 
+pub mod cli;
+pub mod daemon;
 mod fuse;
 mod layer;
 pub mod mount;

@@ -1,5 +1,30 @@
 //! The `unionfs` program: parse, run, exit code.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::FAILURE
+use std::io::Write;
+use std::process::ExitCode;
+
+use unionfs::cli::{self, Command};
+use unionfs::daemon;
+
+fn main() -> ExitCode {
+    let outcome = match cli::parse(std::env::args_os()) {
+        Ok(Command::Mount(mount)) => {
+            return daemon::mount(mount.options, &mount.mountpoint, mount.foreground);
+        }
+        Ok(Command::Umount { mountpoint }) => {
+            daemon::umount(&mountpoint).map_err(|failure| failure.to_string())
+        }
+        Ok(Command::Demo) => Err("demo: not built in".to_owned()),
+        Ok(Command::Print(text)) => std::io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            daemon::complain(reason);
+            ExitCode::FAILURE
+        }
+    }
 }

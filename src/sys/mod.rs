@@ -7,7 +7,7 @@
 pub(crate) mod at;
 pub(crate) mod copy;
 pub(crate) mod cred;
-pub mod daemonize;
+pub(crate) mod daemonize;
 pub(crate) mod dir;
 pub(crate) mod fd;
 pub(crate) mod file;

@@ -1,0 +1,92 @@
+//! The life of a mounted union as a process: start, background, signals, end.
+
+mod apart;
+mod log;
+mod ready;
+mod serve;
+mod umount;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::options::Options;
+use crate::sys::daemonize::{self, Side};
+
+pub use umount::umount;
+
+/// Why something could not be done: one line for the user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The user has to be told.
+    #[error("{0}")]
+    Untold(String),
+    /// Another process has told the user already.
+    #[error("the daemon ended before the mount answered")]
+    Told,
+}
+
+impl Failure {
+    pub(crate) fn new(reason: impl Display) -> Self {
+        Self::Untold(reason.to_string())
+    }
+}
+
+/// Tells the user on stderr, in one line.
+pub fn complain(reason: impl Display) {
+    // There is nobody to tell when stderr is gone.
+    let _ = writeln!(std::io::stderr(), "unionfs: {reason}");
+}
+
+/// Mounts and serves. In the background it returns in two processes: in the caller's as soon as
+/// the mount answers or it is clear that it never will, in the daemon's when it was unmounted.
+///
+/// Must be called before any thread is made.
+#[must_use]
+pub fn mount(options: Options, mountpoint: &Path, foreground: bool) -> ExitCode {
+    match start(options, mountpoint, foreground) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told) => ExitCode::FAILURE,
+        Err(failure) => {
+            complain(failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(mut options: Options, mountpoint: &Path, foreground: bool) -> Result<(), Failure> {
+    let mountpoint = make_absolute(&mut options, mountpoint)?;
+    let filter = log::filter(&options)?;
+    let notice = if foreground {
+        None
+    } else {
+        let (reader, writer) = ready::pipe()?;
+        let side = daemonize::fork()
+            .map_err(|error| Failure::new(format_args!("cannot start the daemon: {error}")))?;
+        match side {
+            Side::Parent(child) => {
+                drop(writer);
+                return reader.wait(child);
+            }
+            Side::Child => drop(reader),
+        }
+        Some(writer.into_daemon()?)
+    };
+    let log = log::init(filter, &options, foreground)?;
+    serve::serve(&options, &mountpoint, notice, log)
+}
+
+/// The daemon leaves the directory it was started in, so paths must not depend on it.
+fn make_absolute(options: &mut Options, mountpoint: &Path) -> Result<PathBuf, Failure> {
+    let mut mountpoint = mountpoint.to_owned();
+    if mountpoint.is_relative() || options.has_relative_paths() {
+        let base = std::env::current_dir()
+            .map_err(|error| Failure::new(format_args!("the current directory: {error}")))?;
+        options.make_absolute(&base);
+        mountpoint = base.join(mountpoint);
+    }
+    // Without symlinks, so that it names the same place for ever. One that is not there is
+    // reported when the layers are opened.
+    Ok(std::fs::canonicalize(&mountpoint).unwrap_or(mountpoint))
+}
