@@ -15,8 +15,8 @@ use super::numbers::Numbers;
 /// Node id of the root, fixed by FUSE.
 pub(crate) const ROOT_ID: u64 = 1;
 
-/// Forgotten inodes after which memory is given back to the system.
-const TRIM_EVERY: u64 = 50_000;
+/// Fewer forgotten inodes than this are not worth giving memory back for.
+const TRIM_LEAST: u64 = 4_096;
 
 /// What a lookup found, to be given an inode.
 #[derive(Debug)]
@@ -321,10 +321,19 @@ impl InodeTable {
         gone
     }
 
-    /// Shrinks the tables now and then, so that memory follows the number of inodes.
+    /// Shrinks the tables each time their content has halved, so that memory follows the number of
+    /// inodes at little cost.
     fn count_forgotten(&self, count: u64) {
         let before = self.forgotten.fetch_add(count, Ordering::Relaxed);
-        if before / TRIM_EVERY != (before + count) / TRIM_EVERY {
+        let forgotten = before + count;
+        // The length is looked at now and then only: that locks the whole table.
+        let is_time = before / TRIM_LEAST != forgotten / TRIM_LEAST;
+        if !is_time || forgotten < self.by_id.len() as u64 {
+            return;
+        }
+        // One thread shrinks; what others count meanwhile is for the next time.
+        let claimed = Ordering::Relaxed;
+        if self.forgotten.compare_exchange(forgotten, 0, claimed, claimed).is_ok() {
             self.by_id.shrink_to_fit();
             self.by_key.shrink_to_fit();
             self.by_name.shrink_to_fit();
