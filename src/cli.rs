@@ -12,7 +12,7 @@ use crate::options::{self, OptionError, Options};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Mount a union.
-    Mount(Mount),
+    Mount(Box<Mount>),
     /// Take a mount away.
     Umount {
         /// Where it is mounted.
@@ -121,7 +121,9 @@ where
     match (cli.verb, cli.mount) {
         (Some(Verb::Umount { mountpoint }), _) => Ok(Command::Umount { mountpoint }),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
-        (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => Ok(Command::Mount(mount.check()?)),
+        (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {
+            Ok(Command::Mount(Box::new(mount.check()?)))
+        }
         (None, None) => Err(CliError::Usage("a mountpoint is needed".to_owned())),
     }
 }
@@ -190,7 +192,7 @@ mod tests {
 
     fn mount(words: &[&str]) -> Mount {
         match command(words).unwrap() {
-            Command::Mount(mount) => mount,
+            Command::Mount(mount) => *mount,
             other => panic!("not a mount: {other:?}"),
         }
     }

@@ -16,6 +16,8 @@ use crate::sys::daemonize::{self, Side};
 
 pub use umount::umount;
 
+pub(crate) use apart::device;
+
 /// Why something could not be done: one line for the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {

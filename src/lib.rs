@@ -20,6 +20,7 @@
 
 pub mod cli;
 pub mod daemon;
+pub mod demo;
 mod fuse;
 mod layer;
 pub mod mount;

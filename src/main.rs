@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use unionfs::cli::{self, Command};
-use unionfs::daemon;
+use unionfs::{daemon, demo};
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(Command::Umount { mountpoint }) => {
             daemon::umount(&mountpoint).map_err(|failure| failure.to_string())
         }
-        Ok(Command::Demo) => Err("demo: not built in".to_owned()),
+        Ok(Command::Demo) => demo::run().map_err(|failure| failure.to_string()),
         Ok(Command::Print(text)) => std::io::stdout()
             .write_all(text.as_bytes())
             .map_err(|error| error.to_string()),

@@ -36,7 +36,7 @@ pub(super) fn within(limit: Duration, task: Task, path: &Path) -> io::Result<()>
 }
 
 /// The device number of what stands at `path`, from what the kernel knows without asking.
-pub(super) fn device(path: &Path) -> io::Result<(u32, u32)> {
+pub(crate) fn device(path: &Path) -> io::Result<(u32, u32)> {
     let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     Ok((found.stx_dev_major, found.stx_dev_minor))
 }

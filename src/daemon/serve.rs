@@ -11,7 +11,6 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -48,7 +47,6 @@ pub(super) fn serve(
     notice: Option<Notice>,
     mut log: Log,
 ) -> Result<(), Failure> {
-    raise_fd_limit();
     if notice.is_some() {
         // The caller's stderr is for one line, and later it is closed.
         panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
@@ -73,16 +71,6 @@ pub(super) fn serve(
         let _ = unmounter.detach();
     }
     outcome
-}
-
-/// A union with many open files needs a descriptor for each; a limit that cannot be raised makes
-/// it slower, not wrong.
-fn raise_fd_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::debug!("RLIMIT_NOFILE stays as it is: {error}");
-    }
 }
 
 struct Daemon {

@@ -1,5 +1,6 @@
 //! `unionfs umount`: as root or in a user namespace by umount2, else through fusermount3.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::Command;
@@ -25,26 +26,33 @@ pub fn umount(mountpoint: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Where the helper may be when PATH, which a service may lack, does not lead to it.
+const HELPERS: [&str; 3] = ["fusermount3", "/usr/bin/fusermount3", "/bin/fusermount3"];
+
 /// The setuid helper of libfuse, for ordinary users.
 fn fusermount(mountpoint: &Path) -> Result<(), String> {
-    let output = Command::new("fusermount3")
-        .arg("-u")
-        .arg("--")
-        .arg(mountpoint)
-        .output();
-    match output {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            match said.lines().find(|line| !line.trim().is_empty()) {
-                Some(line) => Err(line.trim().to_owned()),
-                None => Err(format!("fusermount3: {}", output.status)),
+    // The variable that the mounting side (fuser) obeys too.
+    let chosen = std::env::var_os("FUSERMOUNT_PATH").map(|helper| vec![helper]);
+    for helper in chosen.unwrap_or_else(|| HELPERS.map(OsString::from).to_vec()) {
+        match Command::new(&helper)
+            .arg("-u")
+            .arg("--")
+            .arg(mountpoint)
+            .output()
+        {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr);
+                let line = said.lines().find(|line| !line.trim().is_empty());
+                let status = || format!("{}: {}", helper.display(), output.status);
+                return Err(line.map_or_else(status, |line| line.trim().to_owned()));
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{}: {error}", helper.display())),
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!(
-            "{}, and fusermount3 is not installed",
-            Errno::EPERM.desc()
-        )),
-        Err(error) => Err(format!("fusermount3: {error}")),
     }
+    Err(format!(
+        "{}, and fusermount3 is not installed",
+        Errno::EPERM.desc()
+    ))
 }
