@@ -1,9 +1,8 @@
 //! Mounting and the session.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use fuser::{Config, MountOption, SessionACL};
@@ -202,7 +201,7 @@ impl Unmounter {
         let path = self.mountpoint.as_os_str();
         match sys::mount::unmount(path.as_bytes(), true) {
             Ok(()) => Ok(()),
-            Err(Errno::PERM) => fusermount(path, &["-u", "-z", "--"]),
+            Err(Errno::PERM) => sys::fusermount::fusermount(&self.mountpoint, true),
             Err(e) => Err(std::io::Error::from(e).to_string()),
         }
         .map_err(|reason| FuseError::Unmount {
@@ -210,21 +209,6 @@ impl Unmounter {
             reason,
         })
     }
-}
-
-/// Unmounts as an ordinary user may.
-fn fusermount(path: &OsStr, options: &[&str]) -> Result<(), String> {
-    let output = Command::new("fusermount3")
-        .args(options)
-        .arg(path)
-        .output()
-        .map_err(|e| format!("fusermount3: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&output.stderr)
-        .trim()
-        .replace('\n', "; "))
 }
 
 /// The errno of mount(2) in words.

@@ -11,6 +11,7 @@ pub(crate) mod daemonize;
 pub(crate) mod dir;
 pub(crate) mod fd;
 pub(crate) mod file;
+pub(crate) mod fusermount;
 pub(crate) mod ioctl;
 pub(crate) mod mount;
 pub(crate) mod stat;

@@ -333,7 +333,11 @@ impl InodeTable {
         }
         // One thread shrinks; what others count meanwhile is for the next time.
         let claimed = Ordering::Relaxed;
-        if self.forgotten.compare_exchange(forgotten, 0, claimed, claimed).is_ok() {
+        if self
+            .forgotten
+            .compare_exchange(forgotten, 0, claimed, claimed)
+            .is_ok()
+        {
             self.by_id.shrink_to_fit();
             self.by_key.shrink_to_fit();
             self.by_name.shrink_to_fit();
