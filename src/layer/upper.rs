@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rustix::fs::{OFlags, RenameFlags};
 
 use crate::options::WhiteoutForm;
+use crate::sys::at::SetTime;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::name::{self, NameBuf};
@@ -123,10 +124,10 @@ impl Upper {
             None => (&self.root, name::ORPHANS),
         };
         sys::cred::enter_own();
-        match sys::at::mkdir_at(&**parent, dir, 0o700) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e),
-        }
+        keep_times(parent, || match sys::at::mkdir_at(&**parent, dir, 0o700) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(e),
+        })?;
         let fd = Arc::new(sys::at::open_dir_path(&**parent, dir, true)?);
         *slot = Some(Arc::clone(&fd));
         Ok(fd)
@@ -243,10 +244,11 @@ impl Upper {
             match sys::at::link_at(&*self.root, name::WHITEOUT_BASE, dir, marker) {
                 Ok(()) => return Ok(()),
                 Err(Errno::EXIST) => return Self::check_marker(dir, marker),
-                Err(Errno::NOENT) => match make_marker(self.root.as_fd(), name::WHITEOUT_BASE) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(e) => return Err(e),
-                },
+                Err(Errno::NOENT) => {
+                    keep_times(&self.root, || {
+                        make_marker(self.root.as_fd(), name::WHITEOUT_BASE)
+                    })?;
+                }
                 Err(Errno::MLINK) => {
                     make_marker(dir, marker)?;
                     self.renew_base();
@@ -271,9 +273,19 @@ impl Upper {
     /// Starts a new group of links after the base reached the filesystem's limit. Without a base
     /// the next whiteout makes one, so failures do no harm.
     fn renew_base(&self) {
-        let _ = sys::at::unlink_at(&*self.root, name::WHITEOUT_BASE);
-        let _ = make_marker(self.root.as_fd(), name::WHITEOUT_BASE);
+        let _ = keep_times(&self.root, || {
+            sys::at::unlink_at(&*self.root, name::WHITEOUT_BASE)?;
+            make_marker(self.root.as_fd(), name::WHITEOUT_BASE)
+        });
     }
+}
+
+/// Makes a change in `dir` that users do not see, so they do not see it in its times either.
+fn keep_times(dir: &OwnedFd, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = sys::stat::fstat(dir)?;
+    change()?;
+    let (atime, mtime) = (SetTime::At(before.atime), SetTime::At(before.mtime));
+    sys::at::utimens_at(dir, b"", atime, mtime)
 }
 
 /// Makes an empty marker file.

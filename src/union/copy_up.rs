@@ -20,6 +20,9 @@ use super::inode::{Alias, DirPart, Inode};
 use super::lookup::dir_of;
 use super::rank::{Rank, Ranked};
 
+/// Both POSIX ACLs of an object.
+const ACL_PREFIX: &[u8] = b"system.posix_acl_";
+
 /// How much of the data the operation behind a copy-up leaves in place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Need {
@@ -250,6 +253,7 @@ fn copy_xattrs(
     dst_name: &[u8],
 ) -> Result<()> {
     let names = sys::xattr::list(src, src_name)?;
+    drop_inherited_acls(&names, dst, dst_name)?;
     for attr in names
         .split(|&b| b == 0)
         .filter(|a| !a.is_empty() && !is_private(a))
@@ -270,9 +274,24 @@ fn copy_xattrs(
     Ok(())
 }
 
+/// Removes the ACLs that the copy inherited from the place where it was made, and that its source
+/// (with the attributes `wanted`) has not.
+fn drop_inherited_acls(wanted: &[u8], dst: BorrowedFd<'_>, dst_name: &[u8]) -> Result<()> {
+    let inherited = sys::xattr::list(dst, dst_name)?;
+    for attr in inherited
+        .split(|&b| b == 0)
+        .filter(|a| a.starts_with(ACL_PREFIX))
+    {
+        if !wanted.split(|&b| b == 0).any(|w| w == attr) {
+            sys::xattr::remove(dst, dst_name, attr)?;
+        }
+    }
+    Ok(())
+}
+
 /// True for attributes that decide who may do what with the file.
 fn protects(attr: &[u8]) -> bool {
-    attr.starts_with(b"system.posix_acl_") || attr.starts_with(b"security.")
+    attr.starts_with(ACL_PREFIX) || attr.starts_with(b"security.")
 }
 
 fn is_label(attr: &[u8]) -> bool {

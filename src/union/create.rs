@@ -183,8 +183,13 @@ impl Union {
             sys::at::chown_at(stage.dir(), stage.name(), None, Some(stat.gid))?;
             sys::at::chmod_at(stage.dir(), stage.name(), 0o2700)?;
         }
-        if let Some(acl) = sys::xattr::get(parent, b"", DEFAULT_ACL)? {
-            sys::xattr::set(stage.dir(), stage.name(), DEFAULT_ACL, &acl, 0)?;
+        match sys::xattr::get(parent, b"", DEFAULT_ACL)? {
+            Some(acl) => sys::xattr::set(stage.dir(), stage.name(), DEFAULT_ACL, &acl, 0)?,
+            // It may have inherited one where it was made.
+            None => match sys::xattr::remove(stage.dir(), stage.name(), DEFAULT_ACL) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                Err(e) => return Err(e),
+            },
         }
         Ok(stage)
     }
