@@ -232,7 +232,7 @@ impl Upper {
             WhiteoutForm::Overlay => opaque::set_attr(parent, entry),
             WhiteoutForm::Aufs => {
                 let dir = sys::at::open_dir_path(parent, entry, true)?;
-                self.write_marker(dir.as_fd(), name::OPAQUE)
+                keep_times(&dir, || self.write_marker(dir.as_fd(), name::OPAQUE))
             }
         }
     }

@@ -8,6 +8,7 @@ use super::copy_up::Need;
 use super::descriptors::Real;
 use super::types::Caller;
 
+const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 impl Union {
@@ -84,7 +85,9 @@ impl Union {
         self.upper()?;
         let get = |real: &Real| sys::xattr::get(real.fd(), &real.name, attr);
         if self.with_real(&inode, get)?.is_none() {
-            return Err(Errno::NODATA);
+            // As Linux: there is no harm in removing an ACL that is not there.
+            let is_acl = attr.starts_with(ACL_PREFIX);
+            return if is_acl { Ok(()) } else { Err(Errno::NODATA) };
         }
         self.ensure_upper(&inode, Need::All)?;
         self.with_real(&inode, |real| {
