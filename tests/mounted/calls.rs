@@ -17,7 +17,11 @@ use crate::support::Mount;
 macro_rules! fails {
     ($call:expr, $errno:ident) => {
         match $call {
-            Ok(_) => panic!("{} succeeded, {} expected", stringify!($call), stringify!($errno)),
+            Ok(_) => panic!(
+                "{} succeeded, {} expected",
+                stringify!($call),
+                stringify!($errno)
+            ),
             Err(error) => assert_eq!(error, rustix::io::Errno::$errno, "{}", stringify!($call)),
         }
     };
@@ -128,7 +132,13 @@ impl Mount {
 
     pub fn chown(&self, name: &str, uid: u32, gid: u32) -> Result<()> {
         let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        rustix::fs::chownat(CWD, self.p(name), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        rustix::fs::chownat(
+            CWD,
+            self.p(name),
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
     }
 
     /// Permission bits with setuid, setgid and sticky.
@@ -185,11 +195,21 @@ pub struct Caller {
 
 impl Caller {
     pub fn root() -> Self {
-        Self { uid: 0, gid: 0, groups: Vec::new(), umask: 0o022 }
+        Self {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            umask: 0o022,
+        }
     }
 
     pub fn user(id: u32) -> Self {
-        Self { uid: id, gid: id, groups: Vec::new(), umask: 0o022 }
+        Self {
+            uid: id,
+            gid: id,
+            groups: Vec::new(),
+            umask: 0o022,
+        }
     }
 
     pub fn umask(mut self, umask: u32) -> Self {
@@ -209,7 +229,8 @@ impl Caller {
                 self.become_caller();
                 work()
             });
-            run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            run.join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 

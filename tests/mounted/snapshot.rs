@@ -36,9 +36,16 @@ pub fn take(root: &Path) -> Snapshot {
     while let Some(path) = todo.pop() {
         let meta = fs::symlink_metadata(&path).unwrap();
         if meta.is_dir() {
-            todo.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            todo.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
         }
-        all.insert(path.strip_prefix(root).unwrap().to_owned(), node(&path, &meta));
+        all.insert(
+            path.strip_prefix(root).unwrap().to_owned(),
+            node(&path, &meta),
+        );
     }
     all
 }
@@ -59,7 +66,14 @@ fn node(path: &Path, meta: &fs::Metadata) -> Node {
 
 pub fn xattrs(path: &Path) -> BTreeMap<OsString, Vec<u8>> {
     let names = xattr::list(path).unwrap();
-    names.map(|name| (name.clone(), xattr::get(path, &name).unwrap().unwrap_or_default())).collect()
+    names
+        .map(|name| {
+            (
+                name.clone(),
+                xattr::get(path, &name).unwrap().unwrap_or_default(),
+            )
+        })
+        .collect()
 }
 
 fn content(path: &Path, meta: &fs::Metadata) -> u64 {
@@ -68,7 +82,10 @@ fn content(path: &Path, meta: &fs::Metadata) -> u64 {
         hasher.write(fs::read_link(path).unwrap().as_os_str().as_bytes());
     } else if meta.is_file() && meta.len() > 0 && meta.len() <= HASHED_BYTES_MAX {
         let mut data = Vec::new();
-        fs::File::open(path).unwrap().read_to_end(&mut data).unwrap();
+        fs::File::open(path)
+            .unwrap()
+            .read_to_end(&mut data)
+            .unwrap();
         hasher.write(&data);
     }
     hasher.finish()

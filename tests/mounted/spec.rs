@@ -44,7 +44,11 @@ pub fn build(root: &Path, items: &[String], overlay: bool) {
 
 fn make(root: &Path, object: &str, overlay: bool) -> PathBuf {
     if let Some((dir, name)) = call(object, "wh") {
-        let path = if overlay { dir_of(root, dir).join(name) } else { wh_path(root, dir, name) };
+        let path = if overlay {
+            dir_of(root, dir).join(name)
+        } else {
+            wh_path(root, dir, name)
+        };
         if overlay {
             device(&path, 0, 0);
         } else {
@@ -120,7 +124,10 @@ fn wh_path(root: &Path, dir: &str, name: &str) -> PathBuf {
     let full = Path::new(name);
     let parent = dir_of(root, dir).join(full.parent().unwrap());
     fs::create_dir_all(&parent).unwrap();
-    parent.join(format!(".wh.{}", full.file_name().unwrap().to_str().unwrap()))
+    parent.join(format!(
+        ".wh.{}",
+        full.file_name().unwrap().to_str().unwrap()
+    ))
 }
 
 fn device(path: &Path, major: u32, minor: u32) {
@@ -132,8 +139,14 @@ fn device(path: &Path, major: u32, minor: u32) {
 
 fn apply(path: &Path, attributes: &str, times: &mut Vec<(PathBuf, Timestamps)>) {
     let (mut uid, mut gid, mut mode) = (None, None, None);
-    let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    let mut stamps = Timestamps { last_access: omit, last_modification: omit };
+    let omit = Timespec {
+        tv_sec: 0,
+        tv_nsec: rustix::fs::UTIME_OMIT,
+    };
+    let mut stamps = Timestamps {
+        last_access: omit,
+        last_modification: omit,
+    };
     for attribute in attributes.split_whitespace() {
         let (key, value) = attribute.split_once('=').unwrap();
         match key {
@@ -143,7 +156,9 @@ fn apply(path: &Path, attributes: &str, times: &mut Vec<(PathBuf, Timestamps)>) 
             "mtime" => stamps.last_modification = timespec(value),
             "atime" => stamps.last_access = timespec(value),
             _ => {
-                let name = key.strip_prefix("x:").unwrap_or_else(|| panic!("attribute {key}"));
+                let name = key
+                    .strip_prefix("x:")
+                    .unwrap_or_else(|| panic!("attribute {key}"));
                 xattr::set(path, name, value.as_bytes()).unwrap();
             }
         }
@@ -157,7 +172,10 @@ fn apply(path: &Path, attributes: &str, times: &mut Vec<(PathBuf, Timestamps)>) 
 
 fn timespec(value: &str) -> Timespec {
     let (sec, nsec) = value.split_once('.').unwrap_or((value, "0"));
-    Timespec { tv_sec: sec.parse().unwrap(), tv_nsec: nsec.parse().unwrap() }
+    Timespec {
+        tv_sec: sec.parse().unwrap(),
+        tv_nsec: nsec.parse().unwrap(),
+    }
 }
 
 /// What is in a written upper, in the notation above. Marks of the form that the mount was not
@@ -171,7 +189,11 @@ pub fn read_back(upper: &Path, overlay: bool) -> Vec<String> {
 }
 
 fn read_dir(dir: &Path, prefix: &str, overlay: bool, found: &mut Vec<String>) {
-    if xattr::get(dir, "trusted.overlay.opaque").unwrap().as_deref() == Some(b"y") {
+    if xattr::get(dir, "trusted.overlay.opaque")
+        .unwrap()
+        .as_deref()
+        == Some(b"y")
+    {
         let verb = if overlay { "opq" } else { "xopq" };
         found.push(format!("{verb}({})", prefix.trim_end_matches('/')));
     }
@@ -191,7 +213,10 @@ fn read_dir(dir: &Path, prefix: &str, overlay: bool, found: &mut Vec<String>) {
             assert_eq!(meta.len(), 0, "{full} is not empty");
             found.push(format!("{prefix}wh({})", &name[4..]));
         } else if meta.file_type().is_char_device() && meta.rdev() == 0 {
-            found.push(format!("{prefix}{}({name})", if overlay { "wh" } else { "chr" }));
+            found.push(format!(
+                "{prefix}{}({name})",
+                if overlay { "wh" } else { "chr" }
+            ));
         } else if meta.is_dir() {
             found.push(format!("{full}/"));
             read_dir(&entry.path(), &format!("{full}/"), overlay, found);

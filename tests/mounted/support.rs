@@ -5,15 +5,16 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
+use rustix::fs::Mode;
+use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
+use crate::process::{abort, alive, daemons, device_of, finish, run, unionfs, wait_for};
 use crate::snapshot::{self, Snapshot};
 use crate::spec::{self, Dialect};
 
@@ -22,10 +23,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long mounting, unmounting or the end of the daemon may take.
 const STEP: Duration = Duration::from_secs(15);
 
-pub fn unionfs() -> &'static str {
-    env!("CARGO_BIN_EXE_unionfs")
-}
-
 /// A stack of layers to be made.
 pub struct Stack {
     dialect: Dialect,
@@ -33,6 +30,7 @@ pub struct Stack {
     upper_at: Option<PathBuf>,
     lowers: Vec<Vec<String>>,
     limit: Duration,
+    descriptors: Option<u32>,
 }
 
 impl Stack {
@@ -43,7 +41,15 @@ impl Stack {
 
     pub fn of(dialect: Dialect) -> Self {
         let upper = Some(Vec::new());
-        Self { dialect, upper, upper_at: None, lowers: Vec::new(), limit: LIMIT }
+        let (upper_at, lowers) = (None, Vec::new());
+        Self {
+            dialect,
+            upper,
+            upper_at,
+            lowers,
+            limit: LIMIT,
+            descriptors: None,
+        }
     }
 
     pub fn upper<S: ToString>(mut self, items: impl IntoIterator<Item = S>) -> Self {
@@ -64,7 +70,8 @@ impl Stack {
 
     /// The next lower, below those given so far.
     pub fn lower<S: ToString>(mut self, items: impl IntoIterator<Item = S>) -> Self {
-        self.lowers.push(items.into_iter().map(|item| item.to_string()).collect());
+        self.lowers
+            .push(items.into_iter().map(|item| item.to_string()).collect());
         self
     }
 
@@ -73,9 +80,18 @@ impl Stack {
         self
     }
 
+    /// Has the daemon run with so few descriptors, without a way to get more.
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// Makes the directories, mounts nothing.
     pub fn build(self) -> Layers {
-        let dir = tempfile::Builder::new().prefix("unionfs-test-").tempdir().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("unionfs-test-")
+            .tempdir()
+            .unwrap();
         open_up(dir.path());
         let at = |name: &str| {
             let path = dir.path().join(name);
@@ -85,7 +101,10 @@ impl Stack {
         };
         let mnt = at("mnt");
         let upper = self.upper.map(|items| {
-            let path = self.upper_at.as_ref().map_or_else(|| at("upper"), |dir| dir.join("upper"));
+            let path = self
+                .upper_at
+                .as_ref()
+                .map_or_else(|| at("upper"), |dir| dir.join("upper"));
             fs::create_dir_all(&path).unwrap();
             spec::build(&path, &items, self.dialect == Dialect::Overlay);
             path
@@ -97,7 +116,17 @@ impl Stack {
             spec::build(&path, items, self.dialect != Dialect::Aufs);
             lowers.push(path);
         }
-        Layers { dialect: self.dialect, limit: self.limit, upper, work, lowers, mnt, dir }
+        let (dialect, limit, descriptors) = (self.dialect, self.limit, self.descriptors);
+        Layers {
+            dialect,
+            limit,
+            descriptors,
+            upper,
+            work,
+            lowers,
+            mnt,
+            dir,
+        }
     }
 
     pub fn mount(self) -> Mount {
@@ -122,6 +151,7 @@ pub struct Layers {
     pub lowers: Vec<PathBuf>,
     pub mnt: PathBuf,
     limit: Duration,
+    descriptors: Option<u32>,
     dir: TempDir,
 }
 
@@ -146,7 +176,11 @@ impl Layers {
         }
         for (key, dir) in [("upperdir", &self.upper), ("workdir", &self.work)] {
             if let Some(dir) = dir {
-                text.extend(format!(",{key}=").bytes().chain(dir.as_os_str().as_bytes().iter().copied()));
+                text.extend(
+                    format!(",{key}=")
+                        .bytes()
+                        .chain(dir.as_os_str().as_bytes().iter().copied()),
+                );
             }
         }
         if self.dialect.writes_overlay() && self.upper.is_some() {
@@ -163,9 +197,17 @@ impl Layers {
     }
 
     pub fn mount_with(self, more: &str) -> Mount {
-        let before = self.lowers.iter().map(|lower| snapshot::take(lower)).collect();
-        let mut mount =
-            Mount { more: more.to_owned(), layers: self, before, live: None, reported: true };
+        let before = self
+            .lowers
+            .iter()
+            .map(|lower| snapshot::take(lower))
+            .collect();
+        let mut mount = Mount {
+            more: more.to_owned(),
+            layers: self,
+            before,
+            live: None,
+        };
         mount.start();
         mount
     }
@@ -178,55 +220,20 @@ impl Layers {
             let _ = rustix::mount::unmount(&self.mnt, UnmountFlags::DETACH);
         }
         assert!(!mounted, "something was mounted with {options:?}");
-        assert_eq!(outcome.status.code(), Some(1), "{options:?}: {}", outcome.stderr);
-        assert_eq!(outcome.stderr.lines().count(), 1, "{options:?}: {}", outcome.stderr);
+        assert_eq!(
+            outcome.status.code(),
+            Some(1),
+            "{options:?}: {}",
+            outcome.stderr
+        );
+        assert_eq!(
+            outcome.stderr.lines().count(),
+            1,
+            "{options:?}: {}",
+            outcome.stderr
+        );
         assert!(daemons(&self.mnt).is_empty(), "a daemon is left behind");
         outcome.stderr
-    }
-}
-
-/// What a run of the program gave.
-pub struct Outcome {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-/// Runs the program to its end, which must come soon.
-pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Outcome {
-    let mut command = Command::new(unionfs());
-    command.args(args);
-    finish(&mut command)
-}
-
-/// Runs a command to its end. Output goes through files: a daemon that kept a pipe would hold us.
-pub fn finish(command: &mut Command) -> Outcome {
-    let output = tempfile::tempdir().unwrap();
-    let (out, err) = (output.path().join("out"), output.path().join("err"));
-    command.stdin(Stdio::null());
-    command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
-    let mut child = command.spawn().unwrap();
-    let status = wait_for(STEP * 2, || child.try_wait().unwrap());
-    let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
-    let Some(status) = status else {
-        let _ = child.kill();
-        let _ = child.wait();
-        panic!("{command:?} did not end: {}", text(&err));
-    };
-    Outcome { status, stdout: text(&out), stderr: text(&err) }
-}
-
-/// Asks again until there is an answer or the time is over.
-pub fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return Some(answer);
-        }
-        if start.elapsed() > limit {
-            return None;
-        }
-        thread::sleep(Duration::from_millis(3));
     }
 }
 
@@ -236,8 +243,6 @@ pub struct Mount {
     more: String,
     before: Vec<Snapshot>,
     live: Option<Live>,
-    /// Whether the end of the daemon is to be checked.
-    reported: bool,
 }
 
 struct Live {
@@ -251,9 +256,23 @@ impl Mount {
     fn start(&mut self) {
         let mnt = &self.layers.mnt;
         let options = self.layers.options(&self.more);
-        let outcome = run(&[OsStr::new("-o"), &options, mnt.as_os_str()]);
+        let mut command = match self.layers.descriptors {
+            Some(limit) => {
+                let mut command = Command::new("prlimit");
+                command
+                    .arg(format!("--nofile={limit}:{limit}"))
+                    .arg(unionfs());
+                command
+            }
+            None => Command::new(unionfs()),
+        };
+        let outcome = finish(command.arg("-o").arg(&options).arg(mnt));
         let mounted = device_of(mnt);
-        assert!(outcome.status.success(), "mount of {options:?} failed: {}", outcome.stderr);
+        assert!(
+            outcome.status.success(),
+            "mount of {options:?} failed: {}",
+            outcome.stderr
+        );
         let connection = mounted.expect("exit 0, but nothing is mounted");
         let pid = daemons(mnt).first().copied();
         let pid = pid.expect("exit 0, but there is no daemon");
@@ -266,7 +285,12 @@ impl Mount {
             }
             hung
         });
-        self.live = Some(Live { pid, connection, watchdog, watcher });
+        self.live = Some(Live {
+            pid,
+            connection,
+            watchdog,
+            watcher,
+        });
     }
 
     pub fn path(&self) -> &Path {
@@ -303,7 +327,9 @@ impl Mount {
 
     /// Waits for the daemon's own end after the mount was ended in some other way.
     pub fn ended(&mut self) -> Result<(), String> {
-        let Some(live) = self.live.take() else { return Ok(()) };
+        let Some(live) = self.live.take() else {
+            return Ok(());
+        };
         let gone = wait_for(STEP, || (!alive(live.pid)).then_some(())).is_some();
         if !gone {
             abort(live.connection);
@@ -333,16 +359,28 @@ impl Mount {
         self.start();
     }
 
+    pub fn mount_again_with(&mut self, options: &str) {
+        options.clone_into(&mut self.more);
+        self.mount_again();
+    }
+
     /// The upper in the notation of `spec`, without the three root metadata objects.
     pub fn afterwards(&self) -> Vec<String> {
-        spec::read_back(self.layers.upper_path(), self.layers.dialect.writes_overlay())
+        spec::read_back(
+            self.layers.upper_path(),
+            self.layers.dialect.writes_overlay(),
+        )
     }
 
     #[track_caller]
     pub fn assert_upper<S: ToString>(&self, expected: impl IntoIterator<Item = S>) {
         let mut expected: Vec<String> = expected.into_iter().map(|e| e.to_string()).collect();
         expected.sort();
-        assert_eq!(self.afterwards(), expected, "left: the upper, right: expected");
+        assert_eq!(
+            self.afterwards(),
+            expected,
+            "left: the upper, right: expected"
+        );
     }
 
     fn leftovers(&self) -> Vec<String> {
@@ -371,11 +409,6 @@ impl Mount {
         }
         found
     }
-
-    /// For mounts whose daemon a test ends by force: only the layers are checked at the end.
-    pub fn forget_daemon(&mut self) {
-        self.reported = false;
-    }
 }
 
 impl Drop for Mount {
@@ -392,55 +425,8 @@ impl Drop for Mount {
             self.unmount();
         }
         assert!(device_of(&self.layers.mnt).is_none(), "still mounted");
-        assert!(!self.reported || daemons(&self.layers.mnt).is_empty(), "a daemon is left");
+        assert!(daemons(&self.layers.mnt).is_empty(), "a daemon is left");
         let found = self.leftovers();
         assert!(found.is_empty(), "{}", found.join("\n"));
     }
-}
-
-/// The minor device number of what is mounted exactly there. Does not ask the mount itself.
-pub fn device_of(mnt: &Path) -> Option<u32> {
-    let table = fs::read("/proc/self/mountinfo").unwrap();
-    let lines = table.split(|byte| *byte == b'\n');
-    let mut fields = lines.map(|line| line.split(|byte| *byte == b' ').collect::<Vec<_>>());
-    let line = fields.find(|line| line.get(4) == Some(&mnt.as_os_str().as_bytes()))?;
-    let device = std::str::from_utf8(line[2]).unwrap();
-    device.split_once(':').map(|(_, minor)| minor.parse().unwrap())
-}
-
-/// Ends a FUSE connection by force. The control filesystem is used without being mounted anywhere.
-pub fn abort(connection: u32) {
-    let ended = || -> rustix::io::Result<()> {
-        let fs = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        rustix::mount::fsconfig_create(&fs)?;
-        let attr = MountAttrFlags::empty();
-        let root = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attr)?;
-        let name = format!("{connection}/abort");
-        let file = rustix::fs::openat(root, name, OFlags::WRONLY, Mode::empty())?;
-        rustix::io::write(file, b"1").map(drop)
-    };
-    let _ = ended();
-}
-
-/// Running processes of the program that were given this mount point.
-pub fn daemons(mnt: &Path) -> Vec<i32> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let given = line.split(|byte| *byte == 0).any(|arg| arg == mnt.as_os_str().as_bytes());
-        let ours = line.split(|byte| *byte == 0).next().is_some_and(|arg| arg.ends_with(b"unionfs"));
-        if given && ours && alive(pid) {
-            found.push(pid);
-        }
-    }
-    found
-}
-
-/// Whether a process runs; one that only waits to be reaped does not.
-pub fn alive(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }

@@ -129,7 +129,10 @@ fn row_12_file_beside_its_whiteout() {
 
 #[test]
 fn row_13_directory_beside_its_whiteout() {
-    let m = Stack::new().lower(["wh(d)", "d/wh(p)", "d/q"]).lower(["d/p", "d/r"]).mount();
+    let m = Stack::new()
+        .lower(["wh(d)", "d/wh(p)", "d/q"])
+        .lower(["d/p", "d/r"])
+        .mount();
     m.assert_ls("d", &["q"]);
     fails!(m.stat("d/p"), NOENT);
     fails!(m.stat("d/r"), NOENT);
@@ -147,7 +150,9 @@ fn row_15_whiteout_of_a_wrong_type() {
 /// Markers with no name are ignored.
 #[test]
 fn row_16_markers_without_a_name() {
-    let m = Stack::new().lower([".wh.=", ".wh..=", ".wh...=", "x"]).mount();
+    let m = Stack::new()
+        .lower([".wh.=", ".wh..=", ".wh...=", "x"])
+        .mount();
     m.assert_ls("", &["x"]);
     fails!(m.stat(".wh."), NOENT);
     fails!(m.stat(".wh.."), NOENT);
@@ -175,7 +180,9 @@ fn row_58(items: &[&str]) {
     m.assert_ls("d", &["a"]);
     fails!(m.stat("d/b"), NOENT);
     assert_eq!(xattr_names(&m.p("d")), [""; 0]);
-    let hidden = xattr::get(m.p("d"), "trusted.overlay.opaque").ok().flatten();
+    let hidden = xattr::get(m.p("d"), "trusted.overlay.opaque")
+        .ok()
+        .flatten();
     assert_eq!(hidden, None);
     m.assert_upper([""; 0]);
 }
@@ -231,9 +238,8 @@ fn row_60_redirect_and_metacopy() {
             ])
             .lower(["old/x", "m=data", "r/y"])
             .mount();
-        let listing = std::fs::read_dir(m.p("r")).and_then(|names| {
-            names.collect::<std::io::Result<Vec<_>>>()
-        });
+        let listing = std::fs::read_dir(m.p("r"))
+            .and_then(|names| names.collect::<std::io::Result<Vec<_>>>());
         fails!(listing.map_err(|error| crate::calls::errno(&error)), IO);
         fails!(m.stat("r/x"), IO);
         fails!(m.read("m"), IO);

@@ -138,7 +138,10 @@ fn row_32_whiteout_devices() {
 /// within reach the test fails rather than testing nothing.
 #[test]
 fn row_33_link_limit_of_the_whiteout_base() {
-    let layers = Stack::new().upper([".wh..wh.aufs="]).lower(["f", "g"]).build();
+    let layers = Stack::new()
+        .upper([".wh..wh.aufs="])
+        .lower(["f", "g"])
+        .build();
     let base = layers.upper_path().join(".wh..wh.aufs");
     fs::set_permissions(&base, fs::Permissions::from_mode(0o444)).unwrap();
     let links = layers.scratch().join("links");
@@ -146,7 +149,10 @@ fn row_33_link_limit_of_the_whiteout_base() {
     let mut count = 0;
     while fs::hard_link(&base, links.join(count.to_string())).is_ok() {
         count += 1;
-        assert!(count < 70_000, "this filesystem has no link limit: run on ext4");
+        assert!(
+            count < 70_000,
+            "this filesystem has no link limit: run on ext4"
+        );
     }
     let full = fs::metadata(&base).unwrap().ino();
     let m = layers.mount();
@@ -157,5 +163,9 @@ fn row_33_link_limit_of_the_whiteout_base() {
     let inode = |name: &str| fs::symlink_metadata(m.up(name)).unwrap().ino();
     assert_ne!(inode(".wh.f"), full);
     assert_ne!(inode(".wh.g"), full);
-    assert_eq!(inode(".wh.g"), inode(".wh..wh.aufs"), "a new base takes the next whiteouts");
+    assert_eq!(
+        inode(".wh.g"),
+        inode(".wh..wh.aufs"),
+        "a new base takes the next whiteouts"
+    );
 }

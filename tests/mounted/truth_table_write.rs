@@ -14,7 +14,11 @@ use crate::support::{Mount, Stack};
 
 /// How the upper of this dialect shows a whiteout of a name too long for `.wh.`.
 fn long_whiteout(m: &Mount, name: &str) -> String {
-    let verb = if m.layers.dialect.writes_overlay() { "wh" } else { "chr" };
+    let verb = if m.layers.dialect.writes_overlay() {
+        "wh"
+    } else {
+        "chr"
+    };
     format!("{verb}({name})")
 }
 
@@ -47,7 +51,7 @@ dialects! {
         m.write(&longest, "n").unwrap();
         fails!(m.creat(&"n".repeat(256), 0o644), NAMETOOLONG);
         assert_eq!(rustix::fs::statfs(m.path()).unwrap().f_namelen, 255);
-        assert_eq!(m.ls(""), [longest.clone()]);
+        m.assert_ls("", &[&longest]);
         m.assert_file(&longest, "n");
         m.assert_upper([&longest]);
     }
