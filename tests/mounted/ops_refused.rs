@@ -150,8 +150,10 @@ fn bad_options() {
         text.push(more);
         text
     };
+    let mut without_lower = OsString::from("upperdir=");
+    without_lower.push(l.upper_path());
     for options in [
-        OsString::from("upperdir=/tmp"),
+        without_lower,
         OsString::from("lowerdir="),
         OsString::from("nonsense"),
         with(",whiteout=sideways"),

@@ -17,7 +17,7 @@ fn owner(m: &Mount, name: &str) -> (u32, u32) {
 #[test]
 fn umask_is_applied_to_what_is_made() {
     let mut m = Stack::new().upper(["u/"]).lower(["l/"]).mount();
-    for (dir, umask) in [("u", 0o027), ("l", 0o002), ("", 0)] {
+    for (dir, umask) in [("u", 0o027), ("l", 0o002), (".", 0)] {
         let at = |name: &str| format!("{dir}/{name}{umask}");
         Caller::root().umask(umask).call(|| {
             m.mkdir_mode(&at("d"), 0o777).unwrap();
@@ -30,7 +30,7 @@ fn umask_is_applied_to_what_is_made() {
         });
     }
     let check = |m: &Mount| {
-        for (dir, umask) in [("u", 0o027), ("l", 0o002), ("", 0)] {
+        for (dir, umask) in [("u", 0o027), ("l", 0o002), (".", 0)] {
             for (name, mode) in [
                 ("d", 0o777),
                 ("f", 0o666),

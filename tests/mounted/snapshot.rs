@@ -10,6 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
+
 /// Everything about an object but its access time.
 #[derive(Debug, PartialEq, Eq, Clone)]
 pub struct Node {

@@ -298,6 +298,8 @@ impl Mount {
     }
 
     pub fn p(&self, name: impl AsRef<Path>) -> PathBuf {
+        // Joining an absolute path would lead out of the mount.
+        assert!(name.as_ref().is_relative(), "{}", name.as_ref().display());
         self.layers.mnt.join(name)
     }
 
