@@ -84,10 +84,10 @@ fn content(path: &Path, meta: &fs::Metadata) -> u64 {
         hasher.write(fs::read_link(path).unwrap().as_os_str().as_bytes());
     } else if meta.is_file() && meta.len() > 0 && meta.len() <= HASHED_BYTES_MAX {
         let mut data = Vec::new();
-        fs::File::open(path)
-            .unwrap()
-            .read_to_end(&mut data)
-            .unwrap();
+        // Access times are part of what a copy-up takes over: looking must not change them.
+        let flags = OFlags::RDONLY | OFlags::NOATIME;
+        let file = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+        fs::File::from(file).read_to_end(&mut data).unwrap();
         hasher.write(&data);
     }
     hasher.finish()
