@@ -231,7 +231,11 @@ fn large_listing_while_others_come_and_go() {
             assert_eq!(kept, 20_000);
         }
         done.store(true, Ordering::Relaxed);
-        assert!(worker.join().unwrap() > 50);
+        let rounds = worker.join().unwrap();
+        assert!(
+            rounds > 10,
+            "only {rounds} rounds of changes during 8 listings"
+        );
     });
     let found = listed(&m, "d");
     assert_eq!(found.len(), 20_000);

@@ -149,22 +149,28 @@ dialects! {
         }
     }
 
-    /// What a crash left must neither get in the way of a copy-up nor into its result.
+    /// What a crash left must neither get in the way of a copy-up nor into its result, whatever
+    /// it is called: these are the names that aufs, overlayfs and this program give.
     fn stale_temporaries(dialect) {
+        let names = [".wh..wh.f.0000", ".wh..wh.f.0001", ".wh..wh.00000000", ".wh..wh.00000001",
+            ".wh..wh.00000002", "#0", "#1", "0", "f"];
         let layers = Stack::of(dialect)
-            .upper([".wh..wh.orph/0=stale data which is longer", ".wh..wh.orph/1/x=stale",
-                ".wh..wh.orph/f=stale", ".wh..wh.f.0000=stale", ".wh..wh.f.0001=stale",
-                "d/.wh..wh.g.0000=stale", "d/.wh..wh.g.0001/x=stale"])
-            .lower(["f=1", "d/g=2", "s->f", "e/h=3"])
+            .upper([".wh..wh.f.0000=stale", ".wh..wh.f.0001/x=stale", "d/.wh..wh.g.0000=stale"])
+            .lower(["f=1", "d/g=2", "s->f", "e/h=3", "k=4"])
             .build();
+        let orphans = layers.upper_path().join(".wh..wh.orph");
+        let mut places = vec![orphans];
         if let Some(work) = &layers.work {
-            fs::create_dir_all(work.join("work/0")).unwrap();
-            for name in ["#0", "#1", "0", "1", "f", "work/#0", "work/#1", "work/f", "work/0/x"] {
-                fs::write(work.join(name), "stale").unwrap();
+            places.extend([work.clone(), work.join("work")]);
+        }
+        for place in &places {
+            fs::create_dir_all(place.join(".wh..wh.00000003/x")).unwrap();
+            for name in names {
+                fs::write(place.join(name), "stale data that is longer").unwrap();
             }
         }
         let mut m = layers.mount();
-        for _ in 0..2 {
+        for round in 0..2 {
             m.chmod("f", 0o600).unwrap();
             m.chmod("d/g", 0o600).unwrap();
             m.chown("s", 5, 5).unwrap();
@@ -172,9 +178,22 @@ dialects! {
             for (name, text) in [("f", "1"), ("d/g", "2"), ("e/h", "3"), ("s", "1")] {
                 m.assert_file(name, text);
             }
+            if round == 0 {
+                m.unlink("k").unwrap();
+            }
             m.assert_ls("", &["d", "e", "f", "s"]);
             m.assert_ls("d", &["g"]);
             m.remount();
+        }
+        // Only the places of our own are swept: a workdir may hold a user's files beside ours.
+        for place in places.iter().filter(|place| Some(*place) != m.layers.work.as_ref()) {
+            let left = crate::calls::list(place);
+            assert!(!left.iter().any(|name| name.starts_with(".wh..wh.0")), "{left:?}");
+        }
+        m.unmount();
+        for place in places.iter().take(2) {
+            fs::remove_dir_all(place).unwrap();
+            fs::create_dir(place).unwrap();
         }
     }
 

@@ -202,10 +202,18 @@ impl Layers {
             .iter()
             .map(|lower| snapshot::take(lower))
             .collect();
+        let overlay = self.dialect.writes_overlay();
+        let upper_before = self
+            .upper
+            .as_ref()
+            .map(|upper| spec::read_back(upper, overlay))
+            .unwrap_or_default();
+        let more = more.to_owned();
         let mut mount = Mount {
-            more: more.to_owned(),
             layers: self,
+            more,
             before,
+            upper_before,
             live: None,
         };
         mount.start();
@@ -242,6 +250,7 @@ pub struct Mount {
     pub layers: Layers,
     more: String,
     before: Vec<Snapshot>,
+    upper_before: Vec<String>,
     live: Option<Live>,
 }
 
@@ -394,7 +403,9 @@ impl Mount {
         }
         if let Some(upper) = &self.layers.upper {
             for entry in spec::read_back(upper, self.layers.dialect.writes_overlay()) {
-                if entry.contains(".wh..wh.") || entry.contains("wh(.wh.") {
+                let temporary = entry.contains(".wh..wh.") || entry.contains("wh(.wh.");
+                // What an earlier crash left in a directory may wait until that is removed.
+                if temporary && !self.upper_before.contains(&entry) {
                     found.push(format!("left in the upper: {entry}"));
                 }
             }

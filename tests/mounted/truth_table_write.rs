@@ -33,7 +33,9 @@ dialects! {
             fails!(m.mknod(x, FileType::RegularFile, 0o644, 0), PERM);
             fails!(m.link("g", x), PERM);
             fails!(m.rename("g", x), PERM);
-            fails!(m.rename("d", x), PERM);
+            if !x.starts_with("d/") {
+                fails!(m.rename("d", x), PERM);
+            }
             fails!(m.stat(x), NOENT);
             fails!(m.open(x, OFlags::RDONLY), NOENT);
             fails!(m.unlink(x), NOENT);
