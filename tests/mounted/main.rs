@@ -1,0 +1,33 @@
+//! The built program, mounted over real layers and used through real system calls. Needs root.
+#![allow(missing_docs, unreachable_pub, reason = "nothing outside uses this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod calls;
+mod snapshot;
+mod spec;
+mod support;
+
+mod ops_io;
+mod ops_links;
+mod ops_locks;
+mod ops_names;
+mod ops_readonly;
+mod ops_refused;
+mod ops_rootless;
+mod ops_times;
+mod ops_xattr;
+mod process;
+mod regressions_copy_up;
+mod regressions_layers;
+mod regressions_life;
+mod regressions_modes;
+mod regressions_unlinked;
+mod truth_table_read;
+mod truth_table_remove;
+mod truth_table_rename;
+mod truth_table_write;

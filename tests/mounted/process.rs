@@ -1,0 +1,129 @@
+//! Running programs with a time limit, and what the system knows of mounts and daemons.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+
+/// How long a program that was started may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+pub fn unionfs() -> &'static str {
+    env!("CARGO_BIN_EXE_unionfs")
+}
+
+/// What a run of the program gave.
+pub struct Outcome {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs the program to its end, which must come soon.
+pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Outcome {
+    let mut command = Command::new(unionfs());
+    command.args(args);
+    finish(&mut command)
+}
+
+/// Runs a command to its end. Output goes through files: a daemon that kept a pipe would hold us.
+pub fn finish(command: &mut Command) -> Outcome {
+    let output = tempfile::tempdir().unwrap();
+    let (out, err) = (output.path().join("out"), output.path().join("err"));
+    command.stdin(Stdio::null());
+    command
+        .stdout(fs::File::create(&out).unwrap())
+        .stderr(fs::File::create(&err).unwrap());
+    let mut child = command.spawn().unwrap();
+    let status = wait_for(LIMIT, || child.try_wait().unwrap());
+    let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+    let Some(status) = status else {
+        let _ = child.kill();
+        let _ = child.wait();
+        panic!("{command:?} did not end: {}", text(&err));
+    };
+    Outcome {
+        status,
+        stdout: text(&out),
+        stderr: text(&err),
+    }
+}
+
+/// Asks again until there is an answer or the time is over.
+pub fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return Some(answer);
+        }
+        if start.elapsed() > limit {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(3));
+    }
+}
+
+/// The minor device number of what is mounted exactly there. Does not ask the mount itself.
+pub fn device_of(mnt: &Path) -> Option<u32> {
+    let table = fs::read("/proc/self/mountinfo").unwrap();
+    let lines = table.split(|byte| *byte == b'\n');
+    let mut fields = lines.map(|line| line.split(|byte| *byte == b' ').collect::<Vec<_>>());
+    let line = fields.find(|line| line.get(4) == Some(&mnt.as_os_str().as_bytes()))?;
+    let device = std::str::from_utf8(line[2]).unwrap();
+    device
+        .split_once(':')
+        .map(|(_, minor)| minor.parse().unwrap())
+}
+
+/// Ends a FUSE connection by force. The control filesystem is used without being mounted anywhere.
+pub fn abort(connection: u32) {
+    let ended = || -> rustix::io::Result<()> {
+        let fs = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(&fs)?;
+        let attr = MountAttrFlags::empty();
+        let root = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attr)?;
+        let name = format!("{connection}/abort");
+        let file = rustix::fs::openat(root, name, OFlags::WRONLY, Mode::empty())?;
+        rustix::io::write(file, b"1").map(drop)
+    };
+    let _ = ended();
+}
+
+/// Running processes of the program that were given this mount point.
+pub fn daemons(mnt: &Path) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let given = line
+            .split(|byte| *byte == 0)
+            .any(|arg| arg == mnt.as_os_str().as_bytes());
+        let ours = line
+            .split(|byte| *byte == 0)
+            .next()
+            .is_some_and(|arg| arg.ends_with(b"unionfs"));
+        if given && ours && alive(pid) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+/// Whether a process runs; one that only waits to be reaped does not.
+pub fn alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
