@@ -229,13 +229,13 @@ impl Union {
         if self.shows_lower_locked(inode)? {
             return Err(Errno::XDEV);
         }
-        let merged = inode.stack().len() > 1;
-        if merged || there.hides_something() {
+        if there.hides_something() {
             self.upper()?
                 .set_opaque(moved.fd.as_fd(), moved.name.bytes())?;
-            if let Some(dir) = &inode.dir {
-                dir.stack.write().truncate(1);
-            }
+        }
+        if let Some(dir) = &inode.dir {
+            // Nothing of the lowers shows in it, and at its new place they have no part in it.
+            dir.stack.write().truncate(1);
         }
         Ok(())
     }

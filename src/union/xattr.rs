@@ -29,7 +29,7 @@ impl Union {
     ///
     /// # Errors
     /// What listxattr(2) of the real object gives.
-    pub fn listxattr(&self, id: u64) -> Result<Vec<u8>> {
+    pub fn listxattr(&self, id: u64, caller: Caller) -> Result<Vec<u8>> {
         let inode = self.inodes.get(id)?;
         let names = self.with_real(&inode, |real| sys::xattr::list(real.fd(), &real.name))?;
         let mut shown = Vec::with_capacity(names.len());
