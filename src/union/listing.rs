@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::layer::name::{self, NameBuf};
+use crate::layer::name::{self, Name, NameBuf};
 use crate::layer::{LayerIndex, whiteout};
 use crate::sys::{self, Errno, FileKind, Result};
 
@@ -56,18 +56,33 @@ impl Union {
         Ok(empty)
     }
 
-    /// True when an entry that is not the upper's shows in a directory made of `stack`.
+    /// True when a lower has a part in what a directory made of `stack` shows: an entry of its own,
+    /// or a part of a subdirectory (which need not show anything).
     pub(super) fn lower_contributes(
         &self,
         stack: &DirStack,
         fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
     ) -> Result<bool> {
         let mut contributes = false;
-        self.merge(stack, fd_of, |_, layer, _| {
+        let mut subdirectories = Vec::new();
+        self.merge(stack, &fd_of, |candidate, layer, _| {
             contributes = !self.layers.is_upper(layer);
+            if candidate.kind.is_dir() {
+                subdirectories.push(candidate.name);
+            }
             if contributes { Go::Stop } else { Go::On }
         })?;
-        Ok(contributes)
+        if contributes {
+            return Ok(true);
+        }
+        let parts = stack.iter().map(|part| Ok((*part, fd_of(part.layer)?)));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        for name in subdirectories {
+            if self.is_merged(&parts, Name::new(&name)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The entries of a directory made of `stack`, ordered by position.

@@ -258,6 +258,28 @@ impl Union {
         }
     }
 
+    /// True when the subdirectory `name` of a directory with these parts is made of several layers.
+    pub(super) fn is_merged(
+        &self,
+        parts: &[(DirPart, Arc<OwnedFd>)],
+        name: Name<'_>,
+    ) -> Result<bool> {
+        let mut directories = 0;
+        for (part, dir) in parts {
+            match self.step(dir, name, *part)? {
+                Step::Nothing => {}
+                Step::Hidden | Step::File(_) => break,
+                Step::Directory { last, .. } => {
+                    directories += 1;
+                    if last {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(directories > 1)
+    }
+
     fn check_supported(&self, layer: LayerIndex, name: Name<'_>, marks: DirMarks) -> Result<()> {
         if !marks.redirect {
             return Ok(());

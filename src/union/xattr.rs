@@ -32,11 +32,14 @@ impl Union {
     pub fn listxattr(&self, id: u64, caller: Caller) -> Result<Vec<u8>> {
         let inode = self.inodes.get(id)?;
         let names = self.with_real(&inode, |real| sys::xattr::list(real.fd(), &real.name))?;
+        // The kernel leaves it to the filesystem to hide what only an administrator may read.
+        let hide_trusted = caller.uid != 0;
+        let is_shown = |attr: &&[u8]| {
+            let hidden = hide_trusted && attr.starts_with(b"trusted.");
+            !attr.is_empty() && !is_private(attr) && !hidden
+        };
         let mut shown = Vec::with_capacity(names.len());
-        for attr in names
-            .split(|&b| b == 0)
-            .filter(|a| !a.is_empty() && !is_private(a))
-        {
+        for attr in names.split(|&b| b == 0).filter(is_shown) {
             shown.extend_from_slice(attr);
             shown.push(0);
         }
