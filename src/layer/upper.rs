@@ -18,6 +18,9 @@ use super::remove_tree::remove_tree;
 /// Mode of whiteouts and opaque markers, as aufs makes them.
 const MARKER_MODE: u32 = 0o444;
 
+/// The ACL that new objects inherit from their directory.
+pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
 /// The writable layer's state beyond its root directory.
 #[derive(Debug)]
 pub(crate) struct Upper {
@@ -129,6 +132,7 @@ impl Upper {
             Err(e) => Err(e),
         })?;
         let fd = Arc::new(sys::at::open_dir_path(&**parent, dir, true)?);
+        make_neutral(&fd)?;
         *slot = Some(Arc::clone(&fd));
         Ok(fd)
     }
@@ -277,6 +281,18 @@ impl Upper {
             sys::at::unlink_at(&*self.root, name::WHITEOUT_BASE)?;
             make_marker(self.root.as_fd(), name::WHITEOUT_BASE)
         });
+    }
+}
+
+/// Takes from the directory of temporaries what objects made in it would inherit.
+fn make_neutral(dir: &OwnedFd) -> Result<()> {
+    let stat = sys::stat::fstat(dir)?;
+    if stat.mode & libc::S_ISGID != 0 {
+        sys::at::chmod_at(dir, b"", stat.mode & !libc::S_ISGID)?;
+    }
+    match sys::xattr::remove(dir.as_fd(), b"", DEFAULT_ACL) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => Err(e),
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, RenameFlags};
 
 use crate::layer::name::Name;
-use crate::layer::upper::Temp;
+use crate::layer::upper::{DEFAULT_ACL, Temp};
 use crate::sys::cred::Creds;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
@@ -15,9 +15,6 @@ use super::inode::{DirPart, DirStack};
 use super::inode_table::Found;
 use super::lookup::{FoundDir, InUpper, dir_of};
 use super::types::{Caller, Entry, Make, OpenMode};
-
-/// The default ACL that new objects inherit from their directory.
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 impl Union {
     /// Makes an object. Owner, mode, umask, set-group-id directories and default ACLs work as on
@@ -183,13 +180,8 @@ impl Union {
             sys::at::chown_at(stage.dir(), stage.name(), None, Some(stat.gid))?;
             sys::at::chmod_at(stage.dir(), stage.name(), 0o2700)?;
         }
-        match sys::xattr::get(parent, b"", DEFAULT_ACL)? {
-            Some(acl) => sys::xattr::set(stage.dir(), stage.name(), DEFAULT_ACL, &acl, 0)?,
-            // It may have inherited one where it was made.
-            None => match sys::xattr::remove(stage.dir(), stage.name(), DEFAULT_ACL) {
-                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
-                Err(e) => return Err(e),
-            },
+        if let Some(acl) = sys::xattr::get(parent, b"", DEFAULT_ACL)? {
+            sys::xattr::set(stage.dir(), stage.name(), DEFAULT_ACL, &acl, 0)?;
         }
         Ok(stage)
     }
