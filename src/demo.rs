@@ -108,10 +108,7 @@ fn introduce(stack: &Stack, screen: &mut Screen) -> io::Result<()> {
 }
 
 fn change(
-    stack: &Stack,
-    how: &str,
-    screen: &mut Screen,
-    interrupted: &AtomicBool,
+    stack: &Stack, how: &str, screen: &mut Screen, interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
     let merged = stack.mountpoint();
     let cannot_show = |e: io::Error| failed("show the mount", &e);

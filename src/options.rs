@@ -359,9 +359,7 @@ impl Value<'_> {
     }
 
     fn choose<T: Copy>(
-        self,
-        choices: &[(&str, T)],
-        expected: &'static str,
+        self, choices: &[(&str, T)], expected: &'static str,
     ) -> Result<T, OptionError> {
         let text = self.text()?;
         let chosen = choices.iter().find(|(name, _)| text == *name);
@@ -371,9 +369,7 @@ impl Value<'_> {
     }
 
     fn number(
-        self,
-        range: RangeInclusive<usize>,
-        expected: &'static str,
+        self, range: RangeInclusive<usize>, expected: &'static str,
     ) -> Result<usize, OptionError> {
         let text = self.text()?;
         let number = text.to_str().and_then(|text| text.parse().ok());

@@ -42,9 +42,7 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Request, St
 
 /// One word of options, such as `-sf` or `-oro`.
 fn read_letters(
-    letters: &[u8],
-    words: &mut impl Iterator<Item = OsString>,
-    request: &mut Request,
+    letters: &[u8], words: &mut impl Iterator<Item = OsString>, request: &mut Request,
 ) -> Result<(), String> {
     let mut letters = letters;
     while let [letter, rest @ ..] = letters {

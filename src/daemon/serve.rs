@@ -42,10 +42,7 @@ enum Event {
 /// Mounts, tells `notice` when the mount answers, and serves until the mount is gone or a signal
 /// comes. After an error nothing is mounted.
 pub(super) fn serve(
-    options: &Options,
-    mountpoint: &Path,
-    notice: Option<Notice>,
-    mut log: Log,
+    options: &Options, mountpoint: &Path, notice: Option<Notice>, mut log: Log,
 ) -> Result<(), Failure> {
     if notice.is_some() {
         // The caller's stderr is for one line, and later it is closed.
@@ -179,9 +176,7 @@ impl Daemon {
 
 /// Does `work` in a thread of its own and sends what comes out.
 fn spawn<T: Send + 'static>(
-    thread_name: &str,
-    sender: Sender<T>,
-    work: impl FnOnce() -> T + Send + 'static,
+    thread_name: &str, sender: Sender<T>, work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new()
         .name(thread_name.to_owned())

@@ -128,11 +128,8 @@ fn read(dir: &Path) -> io::Result<BTreeMap<OsString, Node>> {
 }
 
 fn draw(
-    entries: &BTreeMap<OsString, Node>,
-    dir: &Path,
-    above: &[bool],
-    note: &dyn Fn(&Path, &Node) -> (String, Mood),
-    lines: &mut Vec<Line>,
+    entries: &BTreeMap<OsString, Node>, dir: &Path, above: &[bool],
+    note: &dyn Fn(&Path, &Node) -> (String, Mood), lines: &mut Vec<Line>,
 ) {
     for (index, (name, node)) in entries.iter().enumerate() {
         let path = dir.join(name);

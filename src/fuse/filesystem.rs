@@ -14,10 +14,11 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use crate::sys::{Errno, Result};
-use crate::union::{Attr, DirEntry, Entry, Make, OpenMode, SetAttr, Union};
+use crate::sys::Errno;
+use crate::union::{DirEntry, Make, OpenMode, SetAttr, Union};
 
 use super::convert::{self, FOREVER, NEVER, caller, errno, file_attr};
+use super::reply;
 
 thread_local! {
     /// Read buffer of this thread, as large as its largest read so far (1 MiB at most).
@@ -100,53 +101,6 @@ impl UnionFs {
     }
 }
 
-fn reply_entry(reply: ReplyEntry, result: Result<Entry>) {
-    match result {
-        Ok(entry) => {
-            // fuser takes the node id from the attributes; a differing inode number is given by
-            // the GETATTR that follows.
-            let ttl = if entry.id == entry.attr.ino {
-                FOREVER
-            } else {
-                NEVER
-            };
-            let attr = file_attr(&entry.attr, entry.id);
-            reply.entry_with_ttls(&ttl, &FOREVER, &attr, Generation(entry.generation));
-        }
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, result: Result<Attr>) {
-    match result {
-        Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr, attr.ino)),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(u32::try_from(value.len()).unwrap_or(u32::MAX)),
-        Ok(value) if value.len() > size as usize => reply.error(errno(Errno::RANGE)),
-        Ok(value) => reply.data(&value),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
-fn reply_written(reply: ReplyWrite, result: Result<usize>) {
-    match result {
-        Ok(n) => reply.written(u32::try_from(n).unwrap_or(u32::MAX)),
-        Err(e) => reply.error(errno(e)),
-    }
-}
-
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         super::init::negotiate(config);
@@ -160,7 +114,7 @@ impl Filesystem for UnionFs {
                 let attr = convert::negative_attr();
                 reply.entry_with_ttls(&NEVER, &FOREVER, &attr, Generation(0));
             }
-            Ok(Some(entry)) => reply_entry(reply, Ok(entry)),
+            Ok(Some(entry)) => reply::entry(reply, Ok(entry)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -170,25 +124,14 @@ impl Filesystem for UnionFs {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply_attr(reply, self.union.getattr(ino.0));
+        reply::attr(reply, self.union.getattr(ino.0));
     }
 
     fn setattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
+        &self, req: &Request, ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>,
+        size: Option<u64>, atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>, _fh: Option<FileHandle>, _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>, _bkuptime: Option<SystemTime>, _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
         let (atime, mtime) = (convert::set_time(atime), convert::set_time(mtime));
@@ -202,7 +145,7 @@ impl Filesystem for UnionFs {
         };
         let who = caller(req);
         self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
-            reply_attr(reply, union.setattr(ino.0, &set, who));
+            reply::attr(reply, union.setattr(ino.0, &set, who));
         });
     }
 
@@ -214,20 +157,14 @@ impl Filesystem for UnionFs {
     }
 
     fn mknod(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
+        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32,
         reply: ReplyEntry,
     ) {
         let make = Make::Node {
             mode,
             rdev: convert::decode_rdev(rdev),
         };
-        reply_entry(
+        reply::entry(
             reply,
             self.union
                 .make(parent.0, name.as_bytes(), make, caller(req), umask),
@@ -235,16 +172,11 @@ impl Filesystem for UnionFs {
     }
 
     fn mkdir(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
+        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32,
         reply: ReplyEntry,
     ) {
         let make = Make::Directory { mode };
-        reply_entry(
+        reply::entry(
             reply,
             self.union
                 .make(parent.0, name.as_bytes(), make, caller(req), umask),
@@ -252,43 +184,32 @@ impl Filesystem for UnionFs {
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.union.unlink(parent.0, name.as_bytes()));
+        reply::empty(reply, self.union.unlink(parent.0, name.as_bytes()));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.union.rmdir(parent.0, name.as_bytes()));
+        reply::empty(reply, self.union.rmdir(parent.0, name.as_bytes()));
     }
 
     fn symlink(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        link_name: &OsStr,
-        target: &Path,
-        reply: ReplyEntry,
+        &self, req: &Request, parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry,
     ) {
         let make = Make::Symlink {
             target: target.as_os_str().as_bytes(),
         };
         let name = link_name.as_bytes();
-        reply_entry(reply, self.union.make(parent.0, name, make, caller(req), 0));
+        reply::entry(reply, self.union.make(parent.0, name, make, caller(req), 0));
     }
 
     fn rename(
-        &self,
-        _req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        newparent: INodeNo,
-        newname: &OsStr,
-        flags: RenameFlags,
-        reply: ReplyEmpty,
+        &self, _req: &Request, parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr,
+        flags: RenameFlags, reply: ReplyEmpty,
     ) {
         let (name, new_name) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
         let flags = flags.bits();
         // The source may have to be copied up.
         self.slowly(move |union| {
-            reply_empty(
+            reply::empty(
                 reply,
                 union.rename(parent.0, &name, newparent.0, &new_name, flags),
             );
@@ -296,16 +217,11 @@ impl Filesystem for UnionFs {
     }
 
     fn link(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        newparent: INodeNo,
-        newname: &OsStr,
-        reply: ReplyEntry,
+        &self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry,
     ) {
         let name = newname.as_bytes().to_vec();
         self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
-            reply_entry(reply, union.link(ino.0, newparent.0, &name));
+            reply::entry(reply, union.link(ino.0, newparent.0, &name));
         });
     }
 
@@ -320,15 +236,8 @@ impl Filesystem for UnionFs {
     }
 
     fn read(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        size: u32,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
-        reply: ReplyData,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, size: u32,
+        _flags: OpenFlags, _lock_owner: Option<LockOwner>, reply: ReplyData,
     ) {
         BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
@@ -343,33 +252,22 @@ impl Filesystem for UnionFs {
     }
 
     fn write(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: WriteFlags,
-        _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, data: &[u8],
+        write_flags: WriteFlags, _flags: OpenFlags, _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let clear = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         if self.union.needs_copy_up(ino.0) {
             let data = data.to_vec();
             return self.slowly(move |union| {
-                reply_written(reply, union.write(ino.0, offset, &data, clear));
+                reply::written(reply, union.write(ino.0, offset, &data, clear));
             });
         }
-        reply_written(reply, self.union.write(ino.0, offset, data, clear));
+        reply::written(reply, self.union.write(ino.0, offset, data, clear));
     }
 
     fn flush(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _lock_owner: LockOwner,
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
         // Every write has reported its own error, so close has none to report; locks are the
@@ -378,18 +276,13 @@ impl Filesystem for UnionFs {
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty) {
-        self.slowly(move |union| reply_empty(reply, union.fsync(ino.0, data)));
+        self.slowly(move |union| reply::empty(reply, union.fsync(ino.0, data)));
     }
 
     fn fsyncdir(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        data: bool,
-        reply: ReplyEmpty,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty,
     ) {
-        self.slowly(move |union| reply_empty(reply, union.fsync(ino.0, data)));
+        self.slowly(move |union| reply::empty(reply, union.fsync(ino.0, data)));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -403,11 +296,7 @@ impl Filesystem for UnionFs {
     }
 
     fn readdir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
+        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64,
         mut reply: ReplyDirectory,
     ) {
         let result = self.union.readdir(fh.0, offset, |entry| {
@@ -426,11 +315,7 @@ impl Filesystem for UnionFs {
     }
 
     fn readdirplus(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
+        &self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         let result = self.union.readdir(fh.0, offset, |entry| {
@@ -443,12 +328,7 @@ impl Filesystem for UnionFs {
     }
 
     fn releasedir(
-        &self,
-        _req: &Request,
-        _ino: INodeNo,
-        fh: FileHandle,
-        _flags: OpenFlags,
-        reply: ReplyEmpty,
+        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty,
     ) {
         self.union.closedir(fh.0);
         reply.ok();
@@ -465,34 +345,28 @@ impl Filesystem for UnionFs {
 
     #[allow(clippy::cast_sign_loss)]
     fn setxattr(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        _position: u32,
+        &self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32,
         reply: ReplyEmpty,
     ) {
         let (attr, value) = (name.as_bytes().to_vec(), value.to_vec());
         let (flags, who) = (flags as u32, caller(req));
         self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
-            reply_empty(reply, union.setxattr(ino.0, &attr, &value, flags, who));
+            reply::empty(reply, union.setxattr(ino.0, &attr, &value, flags, who));
         });
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, self.union.getxattr(ino.0, name.as_bytes()));
+        reply::xattr(reply, size, self.union.getxattr(ino.0, name.as_bytes()));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, self.union.listxattr(ino.0, caller(req)));
+        reply::xattr(reply, size, self.union.listxattr(ino.0, caller(req)));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let attr = name.as_bytes().to_vec();
         self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
-            reply_empty(reply, union.removexattr(ino.0, &attr));
+            reply::empty(reply, union.removexattr(ino.0, &attr));
         });
     }
 
@@ -502,13 +376,7 @@ impl Filesystem for UnionFs {
     }
 
     fn create(
-        &self,
-        req: &Request,
-        parent: INodeNo,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        flags: i32,
+        &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32,
         reply: ReplyCreate,
     ) {
         let open = OpenMode::from_flags(flags);
@@ -534,15 +402,8 @@ impl Filesystem for UnionFs {
     }
 
     fn ioctl(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        _flags: IoctlFlags,
-        cmd: u32,
-        in_data: &[u8],
-        out_size: u32,
-        reply: ReplyIoctl,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, _flags: IoctlFlags, cmd: u32,
+        in_data: &[u8], out_size: u32, reply: ReplyIoctl,
     ) {
         match self.union.ioctl(ino.0, cmd, in_data, out_size as usize) {
             Ok(data) => reply.ioctl(0, &data),
@@ -551,29 +412,18 @@ impl Filesystem for UnionFs {
     }
 
     fn fallocate(
-        &self,
-        req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
+        &self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, length: u64, mode: i32,
         reply: ReplyEmpty,
     ) {
         let who = caller(req);
         self.slowly(move |union| {
-            reply_empty(reply, union.fallocate(ino.0, mode, offset, length, who));
+            reply::empty(reply, union.fallocate(ino.0, mode, offset, length, who));
         });
     }
 
     #[allow(clippy::cast_possible_wrap)]
     fn lseek(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        _fh: FileHandle,
-        offset: i64,
-        whence: i32,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32,
         reply: ReplyLseek,
     ) {
         let hole = match whence {
@@ -592,22 +442,14 @@ impl Filesystem for UnionFs {
     }
 
     fn copy_file_range(
-        &self,
-        req: &Request,
-        ino_in: INodeNo,
-        _fh_in: FileHandle,
-        offset_in: u64,
-        ino_out: INodeNo,
-        _fh_out: FileHandle,
-        offset_out: u64,
-        len: u64,
-        _flags: CopyFileRangeFlags,
-        reply: ReplyWrite,
+        &self, req: &Request, ino_in: INodeNo, _fh_in: FileHandle, offset_in: u64,
+        ino_out: INodeNo, _fh_out: FileHandle, offset_out: u64, len: u64,
+        _flags: CopyFileRangeFlags, reply: ReplyWrite,
     ) {
         let who = caller(req);
         self.slowly(move |union| {
             let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
-            reply_written(reply, union.copy_range(from, to, len, who));
+            reply::written(reply, union.copy_range(from, to, len, who));
         });
     }
 }

@@ -8,7 +8,7 @@ const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 /// Taken where the kernel offers them.
-const WANTED: [InitFlags; 12] = [
+const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_MAX_PAGES,
@@ -19,6 +19,7 @@ const WANTED: [InitFlags; 12] = [
     InitFlags::FUSE_READDIRPLUS_AUTO,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_HAS_IOCTL_DIR,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // Both together: a directory's default ACL replaces the umask, so the umask must come to us.
     InitFlags::FUSE_POSIX_ACL,

@@ -3,6 +3,7 @@
 mod convert;
 mod filesystem;
 mod init;
+mod reply;
 mod run;
 
 pub(crate) use run::{FuseError, MountFlags, Session, Unmounter};

@@ -143,9 +143,7 @@ pub(crate) struct Session {
 impl Session {
     /// Mounts the union: by mount(2), or by fusermount3 where that is not permitted.
     pub fn mount(
-        union: Arc<Union>,
-        mountpoint: &Path,
-        flags: &MountFlags,
+        union: Arc<Union>, mountpoint: &Path, flags: &MountFlags,
     ) -> Result<Self, FuseError> {
         let fail = |reason| FuseError::Mount {
             mountpoint: mountpoint.to_owned(),

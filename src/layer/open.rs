@@ -174,8 +174,7 @@ fn into_layer(opened: Opened, read_only: bool) -> Layer {
 /// The upper and its workdir, both reached through one private clone of their mount: rename(2)
 /// does not cross mounts, not even two of one filesystem.
 fn writable_layer(
-    upper: Opened,
-    work: Option<Opened>,
+    upper: Opened, work: Option<Opened>,
 ) -> Result<(Layer, Option<Arc<OwnedFd>>), LayerError> {
     let Some(work) = work else {
         return Ok((into_layer(upper, false), None));
@@ -234,9 +233,7 @@ fn clone_both(upper: &Opened, work: &Opened) -> Option<(OwnedFd, OwnedFd)> {
 
 /// Locks the upper and checks that it can be written.
 fn take_upper(
-    layer: &Layer,
-    workdir: Option<Arc<OwnedFd>>,
-    form: WhiteoutForm,
+    layer: &Layer, workdir: Option<Arc<OwnedFd>>, form: WhiteoutForm,
 ) -> Result<Upper, LayerError> {
     let fail = |errno| LayerError::Open {
         option: "upperdir",
@@ -297,9 +294,7 @@ fn check_metadata(layer: &Layer) -> Result<(), LayerError> {
 
 /// Refuses layers that share files: a change through one would show in the other.
 fn check_overlaps(
-    upper: Option<&Opened>,
-    work: Option<&Opened>,
-    lowers: &[Opened],
+    upper: Option<&Opened>, work: Option<&Opened>, lowers: &[Opened],
 ) -> Result<(), LayerError> {
     let all: Vec<&Opened> = upper.into_iter().chain(work).chain(lowers).collect();
     let mut roots = std::collections::HashMap::new();
@@ -328,8 +323,7 @@ fn overlap(inner: &Opened, outer: &Opened) -> LayerError {
 /// The layer that contains `opened` on the same filesystem, if any. A layer on another filesystem
 /// mounted inside a layer shares no files with it.
 fn find_ancestor<'a>(
-    opened: &Opened,
-    roots: &std::collections::HashMap<(u64, u64), &'a Opened>,
+    opened: &Opened, roots: &std::collections::HashMap<(u64, u64), &'a Opened>,
 ) -> Option<&'a Opened> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let up = |fd: &OwnedFd| rustix::fs::openat(fd, c"..", flags, rustix::fs::Mode::empty());

@@ -39,7 +39,8 @@ pub(crate) struct Upper {
 /// unless it was published.
 #[derive(Debug)]
 pub(crate) struct Temp {
-    dir: Arc<OwnedFd>,
+    /// The directory that holds it.
+    pub dir: Arc<OwnedFd>,
     name: NameBuf,
     published: bool,
 }
@@ -78,10 +79,7 @@ impl Drop for Temp {
 impl Upper {
     /// Takes the upper over: `lock` is held from now on, and leftovers of a crash are removed.
     pub fn new(
-        root: Arc<OwnedFd>,
-        workdir: Option<Arc<OwnedFd>>,
-        form: WhiteoutForm,
-        lock: OwnedFd,
+        root: Arc<OwnedFd>, workdir: Option<Arc<OwnedFd>>, form: WhiteoutForm, lock: OwnedFd,
     ) -> Self {
         let upper = Self {
             root,
@@ -189,10 +187,7 @@ impl Upper {
     /// In the `.wh.` form the marker stands beside the name, so what was there has to be removed
     /// afterwards by the caller; returns whether that is so.
     pub fn write_whiteout(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
-        is_dir: bool,
+        &self, parent: BorrowedFd<'_>, name: &[u8], is_dir: bool,
     ) -> Result<bool> {
         sys::cred::enter_own();
         if self.form == WhiteoutForm::Aufs {

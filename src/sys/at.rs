@@ -20,11 +20,7 @@ const OPENAT2_TRIES: usize = 64;
 ///
 /// With `same_mount` a name that is a mount point gives EXDEV instead of being entered.
 pub(crate) fn open_at(
-    dir: impl AsFd,
-    name: &[u8],
-    flags: OFlags,
-    mode: u32,
-    same_mount: bool,
+    dir: impl AsFd, name: &[u8], flags: OFlags, mode: u32, same_mount: bool,
 ) -> Result<OwnedFd> {
     let resolve = if same_mount {
         CONFINED | ResolveFlags::NO_XDEV
@@ -87,10 +83,7 @@ pub(crate) fn readlink_at(dir: impl AsFd, name: &[u8]) -> Result<Vec<u8>> {
 
 /// Adds a name to an existing object; a symlink is linked itself.
 pub(crate) fn link_at(
-    old_dir: impl AsFd,
-    old: &[u8],
-    new_dir: impl AsFd,
-    new: &[u8],
+    old_dir: impl AsFd, old: &[u8], new_dir: impl AsFd, new: &[u8],
 ) -> Result<()> {
     rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty())
 }
@@ -113,11 +106,7 @@ pub(crate) fn rmdir_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
 
 /// Renames; plain renameat when no flag is given, for filesystems that know no flags.
 pub(crate) fn rename_at(
-    old_dir: impl AsFd,
-    old: &[u8],
-    new_dir: impl AsFd,
-    new: &[u8],
-    flags: RenameFlags,
+    old_dir: impl AsFd, old: &[u8], new_dir: impl AsFd, new: &[u8], flags: RenameFlags,
 ) -> Result<()> {
     if flags.is_empty() {
         return rustix::fs::renameat(old_dir, old, new_dir, new);
@@ -127,10 +116,7 @@ pub(crate) fn rename_at(
 
 /// Changes owner and group; `None` leaves as it is. An empty name means `dir` itself.
 pub(crate) fn chown_at(
-    dir: impl AsFd,
-    name: &[u8],
-    uid: Option<u32>,
-    gid: Option<u32>,
+    dir: impl AsFd, name: &[u8], uid: Option<u32>, gid: Option<u32>,
 ) -> Result<()> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
     rustix::fs::chownat(
@@ -200,10 +186,7 @@ impl SetTime {
 
 /// Sets access and modification time without following a symlink. An empty name means `dir`.
 pub(crate) fn utimens_at(
-    dir: impl AsFd,
-    name: &[u8],
-    atime: SetTime,
-    mtime: SetTime,
+    dir: impl AsFd, name: &[u8], atime: SetTime, mtime: SetTime,
 ) -> Result<()> {
     let times = Timestamps {
         last_access: atime.to_timespec(),

@@ -46,11 +46,7 @@ pub(crate) fn copy_data(src: impl AsFd, dst: impl AsFd, src_size: u64, len: u64)
 
 /// Copies the bytes from `start` to `end`; clears `in_kernel` once copy_file_range is refused.
 fn copy_extent(
-    src: impl AsFd,
-    dst: impl AsFd,
-    start: u64,
-    end: u64,
-    in_kernel: &mut bool,
+    src: impl AsFd, dst: impl AsFd, start: u64, end: u64, in_kernel: &mut bool,
 ) -> Result<()> {
     let mut pos = start;
     while *in_kernel && pos < end {

@@ -19,8 +19,7 @@ pub(crate) struct RawEntry<'a> {
 ///
 /// A read error is returned, never taken for the end: a missed whiteout would bring a file back.
 pub(crate) fn for_each_entry(
-    dir: impl AsFd,
-    mut each: impl FnMut(RawEntry<'_>) -> Result<()>,
+    dir: impl AsFd, mut each: impl FnMut(RawEntry<'_>) -> Result<()>,
 ) -> Result<()> {
     let mut buffer: Vec<MaybeUninit<u8>> = vec![MaybeUninit::uninit(); 32 * 1024];
     let mut entries = RawDir::new(dir, &mut buffer);

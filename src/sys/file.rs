@@ -71,11 +71,7 @@ pub(crate) fn seek_data(fd: impl AsFd, offset: u64, hole: bool) -> Result<u64> {
 
 /// copy_file_range(2) with explicit offsets.
 pub(crate) fn copy_range(
-    src: impl AsFd,
-    src_offset: u64,
-    dst: impl AsFd,
-    dst_offset: u64,
-    len: usize,
+    src: impl AsFd, src_offset: u64, dst: impl AsFd, dst_offset: u64, len: usize,
 ) -> Result<usize> {
     let (mut from, mut to) = (src_offset, dst_offset);
     rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len)

@@ -68,11 +68,7 @@ pub(crate) fn list(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
 
 /// Sets `attr`; `flags` are setxattr(2)'s.
 pub(crate) fn set(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    attr: &[u8],
-    value: &[u8],
-    flags: u32,
+    dir: BorrowedFd<'_>, name: &[u8], attr: &[u8], value: &[u8], flags: u32,
 ) -> Result<()> {
     let path = proc_path_at(dir, name);
     let flags = XattrFlags::from_bits_retain(flags);

@@ -67,9 +67,7 @@ impl Union {
     /// after a write by someone without CAP_FSETID. The kernel asks us to where it knows of the
     /// write; capabilities are cleared by the backing filesystem itself.
     pub(super) fn clear_set_ids(
-        &self,
-        inode: &Arc<Inode>,
-        file: &impl std::os::fd::AsFd,
+        &self, inode: &Arc<Inode>, file: &impl std::os::fd::AsFd,
     ) -> Result<()> {
         let stat: Stat = sys::stat::fstat(file)?;
         let mut mode = stat.mode & 0o7777;

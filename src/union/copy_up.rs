@@ -16,7 +16,7 @@ use crate::sys::at::SetTime;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
-use super::inode::{Alias, DirPart, Inode};
+use super::inode::{Alias, DirPart, Held, Inode};
 use super::lookup::dir_of;
 use super::rank::{Rank, Ranked};
 
@@ -189,7 +189,11 @@ impl Union {
             };
             dir.stack.write().insert(0, part);
         }
-        inode.place.write().held = Some(Arc::new(held));
+        let held = Held::Handle {
+            fd: Arc::new(held),
+            _permit: self.descriptors.held.take(),
+        };
+        inode.place.write().held = Some(Box::new(held));
         self.inodes.retire(inode);
         inode.set_copied_up();
         Ok(())
@@ -231,11 +235,7 @@ pub(super) fn restore_times(dir: BorrowedFd<'_>, before: &Stat) {
 /// Gives the copy the owner, extended attributes, mode and times of its source. The owner first,
 /// as changing it clears set-id bits and capabilities; the times last.
 pub(super) fn copy_attributes(
-    src: BorrowedFd<'_>,
-    src_name: &[u8],
-    dst: BorrowedFd<'_>,
-    dst_name: &[u8],
-    stat: &Stat,
+    src: BorrowedFd<'_>, src_name: &[u8], dst: BorrowedFd<'_>, dst_name: &[u8], stat: &Stat,
 ) -> Result<()> {
     sys::at::chown_at(dst, dst_name, Some(stat.uid), Some(stat.gid))?;
     copy_xattrs(src, src_name, dst, dst_name)?;
@@ -247,10 +247,7 @@ pub(super) fn copy_attributes(
 }
 
 fn copy_xattrs(
-    src: BorrowedFd<'_>,
-    src_name: &[u8],
-    dst: BorrowedFd<'_>,
-    dst_name: &[u8],
+    src: BorrowedFd<'_>, src_name: &[u8], dst: BorrowedFd<'_>, dst_name: &[u8],
 ) -> Result<()> {
     let names = sys::xattr::list(src, src_name)?;
     drop_inherited_acls(&names, dst, dst_name)?;

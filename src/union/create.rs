@@ -24,12 +24,7 @@ impl Union {
     /// EEXIST, EPERM for a reserved name or a device that would be a whiteout, EROFS, and what
     /// the call on the upper gives.
     pub fn make(
-        &self,
-        parent: u64,
-        name: &[u8],
-        make: Make<'_>,
-        caller: Caller,
-        umask: u32,
+        &self, parent: u64, name: &[u8], make: Make<'_>, caller: Caller, umask: u32,
     ) -> Result<Entry> {
         if let Make::Node { mode, rdev: 0 } = make {
             if FileKind::from_mode(mode) == FileKind::CharDevice {
@@ -53,14 +48,8 @@ impl Union {
     /// # Errors
     /// As [`Self::make`] and [`Self::open`].
     pub fn create(
-        &self,
-        parent: u64,
-        name: &[u8],
-        mode: u32,
-        exclusive: bool,
-        open: OpenMode,
-        caller: Caller,
-        umask: u32,
+        &self, parent: u64, name: &[u8], mode: u32, exclusive: bool, open: OpenMode,
+        caller: Caller, umask: u32,
     ) -> Result<Entry> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let made = self.make_in(parent, name, caller.creds(umask), |dir, name| {
@@ -87,10 +76,7 @@ impl Union {
     /// Makes an object with `make`, which gets a directory and a name, in place of nothing or of
     /// a whiteout.
     fn make_in(
-        &self,
-        parent: u64,
-        name: &[u8],
-        creds: Creds,
+        &self, parent: u64, name: &[u8], creds: Creds,
         make: impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<Option<OwnedFd>>,
     ) -> Result<(Entry, Option<OwnedFd>)> {
         let parent = self.inodes.get(parent)?;
@@ -143,11 +129,7 @@ impl Union {
     /// A whiteout file beside the name goes only afterwards (the object hides what is below while
     /// both are there); a whiteout at the name itself is replaced in one step.
     fn make_at(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: Name<'_>,
-        state: InUpper,
-        creds: Creds,
+        &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, creds: Creds,
         mut make: impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<Option<OwnedFd>>,
     ) -> Result<Option<OwnedFd>> {
         let mut make = |dir: BorrowedFd<'_>, name: &[u8]| {
@@ -189,11 +171,7 @@ impl Union {
     /// Removes the whiteout file that the new object makes void; a directory first gets the mark
     /// that goes on hiding what is below.
     fn finish_whiteout(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: Name<'_>,
-        state: InUpper,
-        stat: &Stat,
+        &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, stat: &Stat,
     ) -> Result<()> {
         if !state.marker {
             return Ok(());

@@ -14,7 +14,7 @@ use crate::layer::{LayerIndex, opaque};
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
-use super::inode::{Inode, Place};
+use super::inode::{Held, Inode, Permits, Place};
 
 /// What a cached descriptor is good for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
@@ -34,16 +34,26 @@ type Key = (u64, LayerIndex, Use);
 pub(crate) struct Descriptors {
     dirs: Cache<Key, Arc<OwnedFd>>,
     files: Cache<Key, Arc<OwnedFd>>,
+    /// Handles of objects without a name, which cannot be closed and opened again.
+    pub held: Permits,
+    max_held: usize,
 }
 
 impl Descriptors {
-    /// Caches that together hold at most `budget` descriptors.
+    /// Caches and handles of objects without a name, at most `budget` descriptors together.
     pub fn new(budget: usize) -> Self {
-        let half = (budget / 2).max(8);
+        let third = (budget / 3).max(4);
         Self {
-            dirs: Cache::new(half),
-            files: Cache::new(half),
+            dirs: Cache::new(third),
+            files: Cache::new(third),
+            held: Permits::default(),
+            max_held: third,
         }
+    }
+
+    /// True while objects without a name may be held by handles.
+    pub fn may_hold(&self) -> bool {
+        self.held.taken() < self.max_held
     }
 
     /// Closes what is kept for an inode that is gone.
@@ -132,7 +142,8 @@ impl Union {
             }
             let (parent, name) = {
                 let place = current.place.read();
-                if let Some(held) = place.held.as_ref().filter(|_| layer == 0) {
+                // A directory is never held by a link.
+                if let (Some(Held::Handle { fd: held, .. }), 0) = (place.held.as_deref(), layer) {
                     break Arc::clone(held);
                 }
                 let alias = place.alias.as_ref().ok_or(Errno::STALE)?;
@@ -180,11 +191,21 @@ impl Union {
         }
         let (parent, name) = {
             let place: &Place = &inode.place.read();
-            if let Some(held) = place.held.as_ref().filter(|_| layer == 0) {
-                return Ok(Real {
-                    dir: Arc::clone(held),
-                    name: NameBuf::new(),
-                });
+            match place.held.as_deref() {
+                Some(Held::Handle { fd: held, .. }) if layer == 0 => {
+                    return Ok(Real {
+                        dir: Arc::clone(held),
+                        name: NameBuf::new(),
+                    });
+                }
+                Some(Held::Link(link)) if layer == 0 => {
+                    let name = NameBuf::from_slice(link.name());
+                    return Ok(Real {
+                        dir: Arc::clone(&link.dir),
+                        name,
+                    });
+                }
+                _ => {}
             }
             let alias = place.alias.as_ref().ok_or(Errno::STALE)?;
             (Arc::clone(&alias.parent), NameBuf::from_slice(&alias.name))
@@ -200,9 +221,7 @@ impl Union {
     ///
     /// Precondition: no lock but a copy-up's is held.
     pub(super) fn with_real<T>(
-        &self,
-        inode: &Arc<Inode>,
-        mut call: impl FnMut(&Real) -> Result<T>,
+        &self, inode: &Arc<Inode>, mut call: impl FnMut(&Real) -> Result<T>,
     ) -> Result<T> {
         let _tree = self.tree.read();
         let real = self.real(inode)?;

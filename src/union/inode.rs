@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
 use crate::layer::LayerIndex;
+use crate::layer::upper::Temp;
 use crate::sys::FileKind;
 
 /// Names of one inode that are remembered besides the first. An inode with more names is reached
@@ -42,6 +43,35 @@ pub(crate) struct Alias {
     pub name: Box<[u8]>,
 }
 
+/// Stands for a handle that counts; given back when dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Permit(#[allow(dead_code)] Arc<()>);
+
+/// Hands out permits.
+#[derive(Debug, Default)]
+pub(crate) struct Permits(Arc<()>);
+
+impl Permits {
+    /// A permit, however many are out.
+    pub fn take(&self) -> Permit {
+        Permit(Arc::clone(&self.0))
+    }
+
+    /// Number of permits that are out.
+    pub fn taken(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
+}
+
+/// How an object without a name is held for those who still use it.
+#[derive(Clone, Debug)]
+pub(crate) enum Held {
+    /// By a handle, one of a limited number.
+    Handle { fd: Arc<OwnedFd>, _permit: Permit },
+    /// By a hidden link among the temporaries, when no descriptor could be had.
+    Link(Arc<Temp>),
+}
+
 /// Where an inode is found (rank 4).
 #[derive(Debug, Default)]
 pub(crate) struct Place {
@@ -51,8 +81,8 @@ pub(crate) struct Place {
     /// Further names of a linked file of the upper.
     #[allow(clippy::box_collection)] // One word in the many inodes that have none.
     pub more: Option<Box<Vec<Alias>>>,
-    /// Handle of an upper object that no known name leads to.
-    pub held: Option<Arc<OwnedFd>>,
+    /// The way to an upper object that no known name leads to.
+    pub held: Option<Box<Held>>,
 }
 
 /// An object of the union with an identity: a file under all its names, or a directory.
@@ -205,9 +235,7 @@ impl Inode {
     /// Replaces a name by another, as a rename does; the pins of the parents move along. Returns
     /// the old parent, whose pin the caller gives up.
     pub fn move_alias(
-        &self,
-        from: (&Inode, &[u8]),
-        to: (&Arc<Inode>, &[u8]),
+        &self, from: (&Inode, &[u8]), to: (&Arc<Inode>, &[u8]),
     ) -> Option<Arc<Inode>> {
         let mut place = self.place.write();
         let is_it =

@@ -167,11 +167,7 @@ impl InodeTable {
     }
 
     fn intern_named(
-        &self,
-        parent: &Arc<Inode>,
-        name: &[u8],
-        found: Found,
-        number: u64,
+        &self, parent: &Arc<Inode>, name: &[u8], found: Found, number: u64,
     ) -> Arc<Inode> {
         let slot = self.by_name.entry((parent.serial, name.into()));
         let id = match slot {

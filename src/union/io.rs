@@ -95,12 +95,7 @@ impl Union {
     /// # Errors
     /// What the call on the upper gives.
     pub fn fallocate(
-        &self,
-        id: u64,
-        mode: i32,
-        offset: u64,
-        len: u64,
-        caller: Caller,
+        &self, id: u64, mode: i32, offset: u64, len: u64, caller: Caller,
     ) -> Result<()> {
         let inode = self.inodes.get(id)?;
         self.regular(&inode)?;
@@ -128,11 +123,7 @@ impl Union {
     /// # Errors
     /// What the call on the layers gives.
     pub fn copy_range(
-        &self,
-        from: (u64, u64),
-        to: (u64, u64),
-        len: u64,
-        caller: Caller,
+        &self, from: (u64, u64), to: (u64, u64), len: u64, caller: Caller,
     ) -> Result<usize> {
         let src = self.inodes.get(from.0)?;
         let dst = self.inodes.get(to.0)?;

@@ -44,9 +44,7 @@ struct Content {
 impl Union {
     /// True when a directory made of `stack` shows no entry. `fd_of` opens its parts.
     pub(super) fn shows_nothing(
-        &self,
-        stack: &DirStack,
-        fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+        &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
     ) -> Result<bool> {
         let mut empty = true;
         self.merge(stack, fd_of, |_, _, _| {
@@ -59,9 +57,7 @@ impl Union {
     /// True when a lower has a part in what a directory made of `stack` shows: an entry of its own,
     /// or a part of a subdirectory (which need not show anything).
     pub(super) fn lower_contributes(
-        &self,
-        stack: &DirStack,
-        fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+        &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
     ) -> Result<bool> {
         let mut contributes = false;
         let mut subdirectories = Vec::new();
@@ -87,9 +83,7 @@ impl Union {
 
     /// The entries of a directory made of `stack`, ordered by position.
     pub(super) fn list(
-        &self,
-        stack: &DirStack,
-        fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+        &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
     ) -> Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
         self.merge(stack, fd_of, |candidate, layer, dev| {
@@ -120,9 +114,7 @@ impl Union {
 
     /// Gives every visible name once, from its top layer.
     fn merge(
-        &self,
-        stack: &DirStack,
-        fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+        &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
         mut each: impl FnMut(Candidate, LayerIndex, u64) -> Go,
     ) -> Result<()> {
         let mut seen: HashSet<NameBuf> = HashSet::new();

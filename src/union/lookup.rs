@@ -10,7 +10,7 @@ use crate::layer::{LayerIndex, LayerStack};
 use crate::sys::{self, Errno, Result, Stat};
 
 use super::Union;
-use super::inode::{Dir, DirPart, DirStack, Inode};
+use super::inode::{Dir, DirPart, DirStack, Held, Inode};
 use super::inode_table::Found;
 use super::types::{Attr, Entry};
 
@@ -96,9 +96,7 @@ impl Union {
 
     /// [`Self::lookup`] with the tree lock and the parent's names held.
     pub(super) fn lookup_locked(
-        &self,
-        parent: &Arc<Inode>,
-        name: Name<'_>,
+        &self, parent: &Arc<Inode>, name: Name<'_>,
     ) -> Result<Option<Entry>> {
         if name.is_reserved() {
             return Ok(None);
@@ -139,6 +137,9 @@ impl Union {
             } else {
                 stat.nlink.saturating_sub(1)
             };
+        } else if matches!(inode.place.read().held.as_deref(), Some(Held::Link(_))) {
+            // The link that holds it is not the users'.
+            stat.nlink = stat.nlink.saturating_sub(1);
         } else if inode.kind.is_dir() && !inode.is_unlinked() && inode.stack().len() > 1 {
             // The subdirectories of a merged directory are not counted; 1 says so to find(1).
             stat.nlink = 1;
@@ -153,10 +154,7 @@ impl Union {
     ///
     /// Precondition: the tree lock and the parent's names are held.
     pub(super) fn find(
-        &self,
-        parent: &Arc<Inode>,
-        name: Name<'_>,
-        from: LayerIndex,
+        &self, parent: &Arc<Inode>, name: Name<'_>, from: LayerIndex,
     ) -> Result<Option<FoundDir>> {
         let mut found: Option<FoundDir> = None;
         for part in parent.stack() {
@@ -260,9 +258,7 @@ impl Union {
 
     /// True when the subdirectory `name` of a directory with these parts is made of several layers.
     pub(super) fn is_merged(
-        &self,
-        parts: &[(DirPart, Arc<OwnedFd>)],
-        name: Name<'_>,
+        &self, parts: &[(DirPart, Arc<OwnedFd>)], name: Name<'_>,
     ) -> Result<bool> {
         let mut directories = 0;
         for (part, dir) in parts {

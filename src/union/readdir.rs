@@ -53,10 +53,7 @@ impl Union {
     /// # Errors
     /// EBADF, and what reading the layers gives.
     pub fn readdir(
-        &self,
-        handle: u64,
-        from: u64,
-        mut each: impl FnMut(&DirEntry) -> bool,
+        &self, handle: u64, from: u64, mut each: impl FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
         let open = self
             .open_dirs

@@ -11,7 +11,7 @@ use crate::sys::{self, Errno, Result, Stat};
 
 use super::Union;
 use super::copy_up::Need;
-use super::inode::Inode;
+use super::inode::{Held, Inode};
 use super::inode_table::Found;
 use super::lookup::{InUpper, dir_of};
 
@@ -69,11 +69,7 @@ impl Union {
 
     /// Hides `name` from below where needed, and removes the upper's own object.
     fn remove_from_upper(
-        &self,
-        parent: BorrowedFd<'_>,
-        name: Name<'_>,
-        state: InUpper,
-        in_lower: bool,
+        &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, in_lower: bool,
     ) -> Result<()> {
         let upper = self.upper()?;
         let is_dir = state.real.is_some_and(|s| s.kind().is_dir());
@@ -106,11 +102,7 @@ impl Union {
 
     /// True when the directory shows no entry.
     pub(super) fn is_empty(
-        &self,
-        parent: &Arc<Inode>,
-        name: Name<'_>,
-        found: &Found,
-        inode: Option<&Arc<Inode>>,
+        &self, parent: &Arc<Inode>, name: Name<'_>, found: &Found, inode: Option<&Arc<Inode>>,
     ) -> Result<bool> {
         let stack = match (inode, &found.stack) {
             (Some(inode), _) => inode.stack(),
@@ -149,18 +141,27 @@ impl Leaving {
     ///
     /// Precondition: the tree lock and the parent's names are held until this is dropped.
     pub fn prepare(
-        union: &Union,
-        parent: &Arc<Inode>,
-        name: Name<'_>,
-        inode: Option<Arc<Inode>>,
+        union: &Union, parent: &Arc<Inode>, name: Name<'_>, inode: Option<Arc<Inode>>,
         found: &Found,
     ) -> Result<Self> {
         let stat: &Stat = &found.stat;
         let in_upper = found.layer == 0 && union.layers.upper.is_some();
         if let Some(inode) = inode.as_ref().filter(|_| in_upper) {
             let dir = union.dir_fd(parent, 0)?;
-            let open = || sys::at::open_path(&*dir, name.bytes());
-            inode.place.write().held = Some(Arc::new(union.with_descriptors(open)?));
+            let held = if inode.kind.is_dir() || union.descriptors.may_hold() {
+                let open = || sys::at::open_path(&*dir, name.bytes());
+                let handle = union.with_descriptors(open)?;
+                Held::Handle {
+                    fd: Arc::new(handle),
+                    _permit: union.descriptors.held.take(),
+                }
+            } else {
+                let link = |temp: BorrowedFd<'_>, new: &[u8]| {
+                    sys::at::link_at(&*dir, name.bytes(), temp, new)
+                };
+                Held::Link(Arc::new(union.upper()?.temp(link)?))
+            };
+            inode.place.write().held = Some(Box::new(held));
         }
         Ok(Self {
             inode,

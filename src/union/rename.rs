@@ -50,12 +50,7 @@ impl Union {
     /// # Errors
     /// EXDEV for a directory with contents in a lower; otherwise as rename(2).
     pub fn rename(
-        &self,
-        parent: u64,
-        name: &[u8],
-        new_parent: u64,
-        new_name: &[u8],
-        flags: u32,
+        &self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: u32,
     ) -> Result<()> {
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::INVAL)?;
         let exchange = flags.contains(RenameFlags::EXCHANGE);
@@ -119,11 +114,7 @@ impl Union {
     }
 
     fn rename_locked(
-        &self,
-        from: &Arc<Inode>,
-        name: Name<'_>,
-        to: &Arc<Inode>,
-        new_name: Name<'_>,
+        &self, from: &Arc<Inode>, name: Name<'_>, to: &Arc<Inode>, new_name: Name<'_>,
         flags: RenameFlags,
     ) -> Result<()> {
         // Written, not read: no path changes under anyone's feet, and all names stand still.

@@ -51,12 +51,7 @@ impl Union {
     /// # Errors
     /// EPERM for a record of a union filesystem, EROFS, and what the call on the upper gives.
     pub fn setxattr(
-        &self,
-        id: u64,
-        attr: &[u8],
-        value: &[u8],
-        flags: u32,
-        caller: Caller,
+        &self, id: u64, attr: &[u8], value: &[u8], flags: u32, caller: Caller,
     ) -> Result<()> {
         if is_private(attr) {
             return Err(Errno::PERM);
