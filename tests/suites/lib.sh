@@ -95,6 +95,8 @@ suite_start() {
     LOGS=$BASE/logs
     WORK=$BASE/work
     mkdir "$LOGS" "$WORK" "$BASE/store"
+    # The closing lines go to the real output, even if the end comes within a redirection.
+    exec 3>&1
     trap suite_end EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
@@ -118,7 +120,7 @@ mount_target() {
         ;;
     unionfs)
         RUST_LOG=${RUST_LOG:-warn} timeout 60 "$UNIONFS_BIN" mount \
-            -o "lowerdir=$lowers,upperdir=$upper,workdir=$workdir${UNIONFS_OPTIONS:+,$UNIONFS_OPTIONS}" "$at" \
+            -o "lowerdir=$lowers,upperdir=$upper,workdir=$workdir${UNIONFS_OPTIONS:+,$UNIONFS_OPTIONS}" "$at" 3>&- \
             || die "unionfs mount failed"
         mountpoint -q "$at" || die "unionfs returned 0 but $at is no mount point"
         # The minor number of st_dev names the FUSE connection, to abort it should it hang.
@@ -131,7 +133,11 @@ mount_target() {
 
 mount_plain() {
     local at=$1 lowers=$2 lower
-    truncate -s 1G "$BASE/store/plain"
+    if [ -e "$BASE/store/plain" ]; then
+        mount -o loop "$BASE/store/plain" "$at" || die "cannot mount a loop image"
+        return
+    fi
+    truncate -s 4G "$BASE/store/plain"
     mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$BASE/store/plain" || die "mkfs.ext4"
     mount -o loop "$BASE/store/plain" "$at" || die "cannot mount a loop image"
     for lower in $(tr ':' '\n' <<<"$lowers" | tac); do
@@ -148,7 +154,7 @@ unmount_target() {
         timeout 60 umount "$at" || return 1
     fi
     ! mountpoint -q "$at" || { say "$at is still mounted"; return 1; }
-    MOUNTS=("${MOUNTS[@]/$at/}")
+    forget_mount "$at"
     [ "$TARGET" = unionfs ] || return 0
     # The daemon, found by our own unique mount point on its command line, has to end.
     for tries in $(seq 100); do
@@ -157,6 +163,14 @@ unmount_target() {
     done
     say "after $tries tries the daemon of $at still runs: $(daemons_of "$at")"
     return 1
+}
+
+forget_mount() {
+    local mount kept=()
+    for mount in "${MOUNTS[@]}"; do
+        [ "$mount" = "$1" ] || kept+=("$mount")
+    done
+    MOUNTS=("${kept[@]}")
 }
 
 # Prints the ids of the daemons that serve mount point $1; fails when there are none.
@@ -176,6 +190,7 @@ suite_end() {
     local status=$? connection at pid i
     trap - EXIT INT TERM
     set +e
+    exec 1>&3
     if [ -n "$CHILD" ]; then
         kill "$CHILD"
         wait "$CHILD"
@@ -183,7 +198,6 @@ suite_end() {
     # The latest mount first. Aborting the connection frees whoever is stuck in it.
     for ((i = ${#MOUNTS[@]} - 1; i >= 0; i--)); do
         at=${MOUNTS[i]}
-        [ -n "$at" ] || continue
         timeout 20 umount "$at" 2>/dev/null && continue
         for connection in "${CONNECTIONS[@]}"; do
             echo 1 2>/dev/null >"/sys/fs/fuse/connections/$connection/abort"
