@@ -85,7 +85,7 @@ make_layers() {
     chmod 2750 "$l/$doc/adduser"
     for name in "$l" "$EXPECTED"; do
         rm -f "$name/$doc/adduser/TODO"
-        ln -s ../../../lib "$name/$doc/adduser/TODO"
+        ln -s ../../../lib/os-release "$name/$doc/adduser/TODO"
         touch -h -d '1965-01-02 03:04:05.678901234' "$name/$doc/adduser/TODO"
         (
             cd "$name/opt/odd"

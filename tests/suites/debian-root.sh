@@ -63,8 +63,8 @@ same() { # NAME FILE FILE
     if cmp -s "$2" "$3"; then
         pass "$1 ($(wc -l <"$2") facts)"
     else
-        fail "$1: $(diff "$2" "$3" | grep -c '^[<>]') lines differ; the first:"
-        diff "$2" "$3" | grep '^[<>]' | head -n 20 | cut -c1-220 | sed 's/^/            /'
+        fail "$1: $({ diff "$2" "$3" || true; } | grep -c '^[<>]') lines differ; the first:"
+        { diff "$2" "$3" || true; } | sed -n 's/^[<>]/            &/p' | sed -n 1,20p | cut -c1-220
     fi
 }
 mount_root() {
@@ -140,7 +140,7 @@ in_root "git: commit, clone, gc, fsck" 120 '
     mkdir -p /srv/repo && cd /srv/repo && git init -q -b trunk .
     git config user.name Tester && git config user.email tester@localhost
     for n in 1 2 3; do
-        cp -r /usr/lib/python3/dist-packages /etc . && echo "$n" >number
+        cp -r /usr/lib/python3.*/ /etc . && echo "$n" >number
         rm -f etc/shadow* etc/gshadow*
         git add -A && git commit -q -m "commit $n" && git mv number "number$n" && git commit -q -m "move $n"
     done

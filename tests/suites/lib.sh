@@ -140,6 +140,7 @@ mount_plain() {
     truncate -s 4G "$BASE/store/plain"
     mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 "$BASE/store/plain" || die "mkfs.ext4"
     mount -o loop "$BASE/store/plain" "$at" || die "cannot mount a loop image"
+    rmdir "$at/lost+found"
     for lower in $(tr ':' '\n' <<<"$lowers" | tac); do
         cp -a "$lower/." "$at/"
     done
@@ -207,10 +208,10 @@ suite_end() {
     done
     umount -l "$WORK" 2>/dev/null
     umount -l "$BASE/store" 2>/dev/null
-    if [ "$FAILED" -eq 0 ] && [ "$status" -eq 0 ]; then
+    if [ "$FAILED" -eq 0 ] && [ "$status" -eq 0 ] && [ -z "${SUITE_KEEP_LOGS:-}" ]; then
         rm -rf --one-file-system "$BASE"
     else
-        [ "$FAILED" -gt 0 ] || { FAILED=1; say "  FAILED  stopped with exit status $status"; }
+        [ "$FAILED" -gt 0 ] || [ "$status" -eq 0 ] || { FAILED=1; say "  FAILED  stopped with exit status $status"; }
         rm -f "$BASE/store/image" "$BASE/store/plain"
         say "logs: $LOGS"
     fi
