@@ -56,6 +56,7 @@ make_layers() {
     whiteout aufs "$l" $doc/coreutils/NEWS.gz
     added "$l" etc/issue
     added "$l" opt/gone-later
+    added "$l" opt/directory-later
     mkdir -p "$l/$doc/adduser"
     for name in "$l" "$EXPECTED"; do
         chmod 2750 "$name/$doc/adduser"
@@ -67,8 +68,8 @@ make_layers() {
     mkdir -p "$l"
     whiteout chardev "$l" $doc/coreutils/README.gz
     opaque trusted.overlay "$l" $doc/dpkg
-    added "$l" $doc/gpgv             # a file where there was a directory
-    added "$l" $doc/apt/copyright/in # a directory where there was a file
+    added "$l" $doc/gpgv # a file where there was a directory
+    added "$l" opt/directory-later/in # a directory where there was a file
     truncate -s 64M "$l/$doc/holes"
     printf begin | dd of="$l/$doc/holes" conv=notrunc status=none
     printf end | dd of="$l/$doc/holes" bs=1 seek=50000000 conv=notrunc status=none
@@ -88,7 +89,7 @@ make_layers() {
         ln -s ../../../lib/os-release "$name/$doc/adduser/TODO"
         touch -h -d '1965-01-02 03:04:05.678901234' "$name/$doc/adduser/TODO"
         (
-            cd "$name/opt/odd"
+            cd "$name/opt/odd" || exit 1
             echo data >attributes
             setfattr -n user.comment -v "some text" attributes
             setfattr -n trusted.comment -v "more text" attributes

@@ -180,7 +180,7 @@ in_root "change the lowers' files" 60 '
     rm -r /usr/share/doc/tar && mkdir /usr/share/doc/tar && echo new >/usr/share/doc/tar/new
     mv /usr/share/doc/perl-base /usr/share/doc/perl-moved
     test "$(ls /usr/share/doc/tar)" = new && test -e /usr/share/doc/perl-moved/copyright
-    ! test -e /usr/share/doc/perl-base
+    test ! -e /usr/share/doc/perl-base
     ln /etc/debian_version /etc/debian_version.link && echo changed >>/etc/debian_version
     cmp /etc/debian_version /etc/debian_version.link'
 
