@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# The whole test suite: builds the release, runs every cargo test of the workspace and the suites of
+# tests/suites on the built binary. Needs root. `.ci/run` installs what it needs.
+#
+# The last line is `N passed, N failed`; the exit status is 1 when anything failed. A suite that
+# cannot run is a failure.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+export UNIONFS_BIN=$CARGO_TARGET_DIR/release/unionfs
+export CARGO_TERM_COLOR=never
+
+# Checks that the caller has made already, to be counted in.
+passed=${CHECKS_PASSED:-0}
+failed=${CHECKS_FAILED:-0}
+summary=()
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# count NAME PASSED FAILED SECONDS
+count() {
+    passed=$((passed + $2))
+    failed=$((failed + $3))
+    summary+=("$(printf '%-34s %5d passed %4d failed %5d s' "$@")")
+}
+
+echo "== cargo build --release"
+started=$SECONDS
+if cargo build --release --workspace --locked </dev/null; then
+    count "release build" 1 0 $((SECONDS - started))
+else
+    count "release build" 0 1 $((SECONDS - started))
+fi
+
+echo "== cargo test"
+started=$SECONDS
+status=0
+cargo test --workspace --locked --no-fail-fast </dev/null 2>&1 | tee "$log" || status=$?
+read -r ok bad ignored < <(awk '/^test result: / { ok += $4; bad += $6; ignored += $8 }
+    END { print ok + 0, bad + 0, ignored + 0 }' "$log")
+# It did not compile, or a test took its process down: no result line, but a failure.
+if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] || [ "$ok" -eq 0 ]; then bad=$((bad + 1)); fi
+count "cargo test ($ignored ignored)" "$ok" "$bad" $((SECONDS - started))
+
+# suite NAME COMMAND...: its last line says how many steps passed and failed.
+suite() {
+    local name=$1 ok bad status=0 started=$SECONDS
+    shift
+    "$@" </dev/null 2>&1 | tee "$log" || status=$?
+    read -r ok bad < <(sed -n -E 's/^[a-z-]+ [a-z]+: ([0-9]+) passed, ([0-9]+) failed.*/\1 \2/p' "$log" | tail -n 1) || true
+    if [ "$status" -ne 0 ] && [ "${bad:-0}" -eq 0 ]; then bad=1; fi
+    count "$name" "${ok:-0}" "${bad:-0}" $((SECONDS - started))
+}
+suite "pjdfstest" tests/suites/pjdfstest.sh unionfs
+suite "pjdfstest, whiteout=overlay" env UNIONFS_OPTIONS=whiteout=overlay tests/suites/pjdfstest.sh unionfs
+suite "fsx" tests/suites/fsx.sh unionfs
+suite "Debian root" tests/suites/debian-root.sh unionfs
+
+echo
+printf '%s\n' "${summary[@]}"
+printf '%-34s %5d s\n' "wall time of the tests" "$SECONDS"
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
