@@ -198,7 +198,12 @@ fn for_oracle(what: &Do) -> Do {
 ///
 /// # Panics
 /// At the first difference.
-pub fn compare(subject: &mut dyn Subject, oracle: &mut Plain, root: &Path, steps: &[Step]) {
+pub fn compare(
+    subject: &mut dyn Subject,
+    oracle: &mut Plain,
+    root: &Path,
+    steps: &[Step],
+) -> Vec<String> {
     let mut log = vec!["start".to_owned()];
     let mut expected = check(subject, oracle, root, &log);
     for Step { who, what } in steps {
@@ -233,6 +238,7 @@ pub fn compare(subject: &mut dyn Subject, oracle: &mut Plain, root: &Path, steps
         expected = check(subject, oracle, root, &log);
         drop(before);
     }
+    log
 }
 
 fn kind(file: &std::fs::File) -> FileType {
@@ -281,16 +287,12 @@ pub fn run_core(case: &Case) {
         piece: case.piece,
     };
     let mut oracle = Plain::new(&disk.oracle, Users::Unchecked);
-    compare(&mut core, &mut oracle, &disk.oracle, &case.steps);
+    let mut log = compare(&mut core, &mut oracle, &disk.oracle, &case.steps);
+    log.push("remount at the end".to_owned());
     core.side.close();
     core.side.reopen();
     oracle.kept.clear();
-    check(
-        &mut core,
-        &oracle,
-        &disk.oracle,
-        &["at the end, after a remount".to_owned()],
-    );
+    check(&mut core, &oracle, &disk.oracle, &log);
     core.side.close();
     disk.raw.check_unchanged();
 }

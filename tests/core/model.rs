@@ -481,6 +481,7 @@ pub fn upper(dialects: Dialects) -> BoxedStrategy<Dir> {
         .prop_map(|mut d| {
             if crate::invariants::tol("root-acl") {
                 d.meta.xattrs.remove("system.posix_acl_default");
+                d.meta.mode &= 0o5777;
             }
             d
         })

@@ -299,7 +299,11 @@ fn action() -> BoxedStrategy<Action> {
             .prop_map(|size| Action::Truncate { size }),
         1 => Just(Action::OpenTruncate),
         4 => mode().prop_map(|mode| Action::Chmod { mode }),
-        3 => (id.clone(), id).prop_map(|(uid, gid)| Action::Chown { uid, gid }),
+        3 => (id.clone(), id).prop_map(|(uid, gid)| Action::Chown {
+            // chown(-1, -1) clears set-id bits without saying so to FUSE.
+            uid: if gid.is_none() { uid.or(Some(0)) } else { uid },
+            gid,
+        }),
         3 => (set_to(), set_to()).prop_map(|(atime, mtime)| Action::Times { atime, mtime }),
         3 => (xattr(), 0..3_u32)
             .prop_map(|((attr, value), flags)| Action::SetXattr { attr, value, flags }),
@@ -433,11 +437,18 @@ impl Binder<'_> {
             Drawn::Rmdir(path) => Do::Rmdir {
                 path: self.below_root(path)?,
             },
-            Drawn::Rename(from, to, flags) => Do::Rename {
-                from: self.below_root(from)?,
-                to: self.below_root(to)?,
-                flags,
-            },
+            Drawn::Rename(from, to, flags) => {
+                let (from, to) = (self.below_root(from)?, self.below_root(to)?);
+                let deep = |d: &Names| {
+                    self.tree.iter().any(|(p, s)| {
+                        s.kind == FileType::Directory && p.len() > d.len() && p.starts_with(d)
+                    })
+                };
+                if crate::invariants::tol("deep-rename") && (deep(&from) || deep(&to)) {
+                    return None;
+                }
+                Do::Rename { from, to, flags }
+            }
             Drawn::Link(from, to) => Do::Link {
                 from: Object::Path(self.below_root(from)?),
                 to: self.below_root(to)?,
@@ -455,6 +466,19 @@ impl Binder<'_> {
             Drawn::On(path, action) => {
                 let path = self.path(path);
                 let kind = self.kind(&path)?;
+                let acl = matches!(
+                    action,
+                    Action::SetXattr {
+                        attr: "system.posix_acl_default",
+                        ..
+                    }
+                );
+                if crate::invariants::tol("root-acl")
+                    && path.is_empty()
+                    && (acl || matches!(action, Action::Chmod { .. }))
+                {
+                    return None;
+                }
                 if !Self::fits(&action, kind) {
                     return None;
                 }

@@ -251,6 +251,7 @@ impl UnionSide {
             };
             self.union().open(id, mode, caller(who))?;
         }
+        self.check_xattr(id, action)?;
         let set = self.settings(who, id, action)?;
         if let Some(set) = set {
             let attr = self.union().setattr(id, &set, caller(who))?;
@@ -302,6 +303,26 @@ impl UnionSide {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// What the kernel refuses by itself.
+    fn check_xattr(&self, id: u64, action: &Action) -> Result<()> {
+        let (Action::SetXattr { attr, .. }
+        | Action::RemoveXattr { attr }
+        | Action::GetXattr { attr }) = action
+        else {
+            return Ok(());
+        };
+        let kind = self.union().getattr(id)?.kind();
+        let plain = matches!(kind, FileKind::Regular | FileKind::Directory);
+        if attr.starts_with("user.") && !plain {
+            let reads = matches!(action, Action::GetXattr { .. });
+            return Err(if reads { Errno::NODATA } else { Errno::PERM });
+        }
+        if attr.starts_with("system.") && kind == FileKind::Symlink {
+            return Err(Errno::OPNOTSUPP);
+        }
+        Ok(())
     }
 
     /// The setattr that an action is, with what the kernel adds.
@@ -529,6 +550,14 @@ impl Side for UnionSide {
             Do::Link { from, to } => {
                 let id = self.object(from)?;
                 let (parent, name) = self.parent(to)?;
+                if self
+                    .union()
+                    .lookup(parent, name)?
+                    .map(|e| self.count(e))
+                    .is_some()
+                {
+                    return Err(Errno::EXIST);
+                }
                 let made = self.union().link(id, parent, name)?;
                 self.made(made)?;
                 Ok(Outcome::Done)
@@ -542,11 +571,20 @@ impl Side for UnionSide {
                 len,
             } => {
                 let (from, to) = (self.object(from)?, self.object(to)?);
+                if self.union().getattr(from)?.stat.size <= *from_offset {
+                    // The kernel knows that there is nothing to copy.
+                    return Ok(Outcome::Number(0));
+                }
                 let pairs = ((from, *from_offset), (to, *to_offset));
-                let n = self
-                    .union()
-                    .copy_range(pairs.0, pairs.1, *len, caller(who))?;
-                Ok(Outcome::Number(n as u64))
+                match self.union().copy_range(pairs.0, pairs.1, *len, caller(who)) {
+                    // The kernel copies by reading and writing then.
+                    Err(Errno::XDEV) => {
+                        let mut data = vec![0; usize::try_from(*len).unwrap()];
+                        let n = self.union().read(from, *from_offset, &mut data)?;
+                        self.write(who, to, *to_offset, &data[..n])
+                    }
+                    n => Ok(Outcome::Number(n? as u64)),
+                }
             }
             Do::Keep { path } => self.keep(path, who),
             Do::Close { kept } => {
