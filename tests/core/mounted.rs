@@ -26,6 +26,10 @@ pub trait Mounter {
     fn unmount(&self, at: &Path);
     /// Differences that are allowed; the reason is in the text.
     fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str>;
+    /// The tree as users see it.
+    fn scan(&self, at: &Path) -> Tree {
+        tree::scan(at)
+    }
     /// True when reserved names are to be hidden.
     fn hides_reserved(&self) -> bool;
 }
@@ -88,7 +92,7 @@ impl Side for Mounted {
 
 impl Subject for Mounted {
     fn tree(&mut self) -> Tree {
-        tree::scan(&self.at)
+        self.mounter.scan(&self.at)
     }
 
     fn kept(&mut self, index: usize) -> Seen {

@@ -12,6 +12,7 @@ use crate::model::Dialects;
 use crate::mounted::{Mounted, Mounter, run};
 use crate::ops::{Do, Result};
 use crate::plain::{Plain, Users, prepare_thread};
+use crate::tree::{Tree, scan_found};
 
 struct Kernel {
     options: Options,
@@ -49,6 +50,12 @@ impl Mounter for Kernel {
             }
             _ => allowed_difference(what, result),
         }
+    }
+
+    fn scan(&self, at: &Path) -> Tree {
+        // Of a directory that is in one layer only, overlayfs lists the whiteouts too; no lookup
+        // finds them.
+        scan_found(at)
     }
 
     fn hides_reserved(&self) -> bool {

@@ -64,6 +64,15 @@ pub fn show(names: &[Vec<u8>]) -> String {
 
 /// Reads the tree at `root`.
 pub fn scan(root: &Path) -> Tree {
+    scan_if(root, |_| true)
+}
+
+/// Reads the tree at `root` without what is listed there, yet not found.
+pub fn scan_found(root: &Path) -> Tree {
+    scan_if(root, |path| fs::symlink_metadata(path).is_ok())
+}
+
+fn scan_if(root: &Path, included: impl Fn(&Path) -> bool) -> Tree {
     let mut tree = Tree::new();
     let mut todo = vec![Names::new()];
     while let Some(names) = todo.pop() {
@@ -72,6 +81,9 @@ pub fn scan(root: &Path) -> Tree {
         if seen.kind == FileType::Directory {
             for entry in fs::read_dir(&path).expect("readdir") {
                 let entry = entry.expect("readdir");
+                if !included(&entry.path()) {
+                    continue;
+                }
                 let mut child = names.clone();
                 child.push(entry.file_name().into_vec());
                 todo.push(child);

@@ -418,7 +418,7 @@ impl UnionSide {
             _ => Vec::new(),
         };
         let mut xattrs = BTreeMap::new();
-        let names = union.listxattr(id)?;
+        let names = union.listxattr(id, caller(crate::ops::ROOT))?;
         for attr in names.split(|&b| b == 0).filter(|a| !a.is_empty()) {
             xattrs.insert(attr.to_vec(), union.getxattr(id, attr)?);
         }
