@@ -1,0 +1,340 @@
+//! Runs a random case on a union and on its oracle, side by side.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use proptest::test_runner::{
+    Config, FileFailurePersistence, RngAlgorithm, TestError, TestRng, TestRunner,
+};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+use tempfile::TempDir;
+use unionfs::options::{Options, WhiteoutForm};
+
+use crate::invariants::{Raw, check_absent, differences, kept_difference};
+use crate::merge::merge;
+use crate::model::{self, Dialects, Dir};
+use crate::ops::{Binder, Do, Result, Side, Step, Who, describe, step};
+use crate::plain::{Plain, Users, keep_capabilities, prepare_thread};
+use crate::tree::{self, Seen, Tree};
+use crate::union_side::UnionSide;
+
+/// A stack of layers and what is done with it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Top first, and whether it lies on another filesystem than the upper.
+    pub lowers: Vec<(Dir, bool)>,
+    pub upper: Dir,
+    pub overlay_form: bool,
+    pub workdir: bool,
+    pub volatile: bool,
+    /// Entries read at once from directories.
+    pub piece: usize,
+    pub steps: Vec<Step>,
+}
+
+/// Draws cases of at most `steps` operations.
+pub fn case(dialects: Dialects, steps: usize) -> BoxedStrategy<Case> {
+    let lower = (model::lower(dialects), prop::bool::weighted(0.2));
+    let lowers = prop::collection::vec(lower, 1..=4);
+    let settings = (
+        any::<bool>(),
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.9),
+        prop::sample::select(vec![1_usize, 3, 1000]),
+    );
+    let steps = prop::collection::vec(step(), 1..=steps);
+    let build = |(lowers, upper, settings, steps): (_, _, (bool, bool, bool, usize), _)| Case {
+        lowers,
+        upper,
+        overlay_form: settings.0,
+        workdir: settings.1,
+        volatile: settings.2,
+        piece: settings.3,
+        steps,
+    };
+    (lowers, model::upper(dialects), settings, steps)
+        .prop_map(build)
+        .boxed()
+}
+
+/// A case written to disk.
+pub struct Disk {
+    pub base: TempDir,
+    _elsewhere: TempDir,
+    pub options: Options,
+    /// The merged tree as one plain directory.
+    pub oracle: PathBuf,
+    pub raw: Raw,
+}
+
+impl Disk {
+    pub fn new(case: &Case) -> Self {
+        let base = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a second filesystem");
+        let new = |dir: &Path, name: &str| {
+            let path = dir.join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let mut lowers = Vec::new();
+        for (at, (dir, apart)) in case.lowers.iter().enumerate() {
+            let place = if *apart {
+                elsewhere.path()
+            } else {
+                base.path()
+            };
+            let path = new(place, &format!("l{at}"));
+            tree::write(&path, dir);
+            lowers.push(path);
+        }
+        let upper = new(base.path(), "upper");
+        tree::write(&upper, &case.upper);
+        let work = case.workdir.then(|| new(base.path(), "work"));
+        let layers: Vec<&Dir> = std::iter::once(&case.upper)
+            .chain(case.lowers.iter().map(|(dir, _)| dir))
+            .collect();
+        let oracle = new(base.path(), "oracle");
+        tree::write(&oracle, &merge(&layers));
+        let raw = Raw::of(&lowers);
+        let options = Options {
+            lowers,
+            upper: Some(upper),
+            work,
+            whiteout: if case.overlay_form {
+                WhiteoutForm::Overlay
+            } else {
+                WhiteoutForm::Aufs
+            },
+            volatile: case.volatile,
+            ..Options::default()
+        };
+        Self {
+            base,
+            _elsewhere: elsewhere,
+            options,
+            oracle,
+            raw,
+        }
+    }
+}
+
+/// What is compared with the oracle.
+pub trait Subject: Side {
+    /// The tree as users see it.
+    fn tree(&mut self) -> Tree;
+    /// A kept object.
+    fn kept(&mut self, index: usize) -> Seen;
+    /// Checks of its own, given what is expected to be seen.
+    fn check(&mut self, expected: &Tree);
+    /// Differences that are allowed; the reason is in the text.
+    fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str>;
+}
+
+/// The union's core, and how its directories are read.
+pub struct Core {
+    pub side: UnionSide,
+    pub piece: usize,
+}
+
+impl Side for Core {
+    fn run(&mut self, who: Who, what: &Do) -> Result {
+        self.side.run(who, what)
+    }
+}
+
+impl Subject for Core {
+    fn tree(&mut self) -> Tree {
+        self.side.scan(self.piece)
+    }
+
+    fn kept(&mut self, index: usize) -> Seen {
+        let id = self.side.kept[index];
+        let seen = self.side.look(id);
+        seen.unwrap_or_else(|e| panic!("kept#{index} cannot be read: {e}"))
+    }
+
+    fn check(&mut self, expected: &Tree) {
+        check_absent(&mut self.side, expected);
+    }
+
+    fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str> {
+        allowed_difference(what, result)
+    }
+}
+
+/// The table of differences from a plain directory. What is listed is not done to the oracle.
+pub fn allowed_difference(what: &Do, result: &Result) -> Option<&'static str> {
+    match (what, result) {
+        (Do::Rename { .. }, Err(Errno::XDEV)) => {
+            Some("a directory with contents in a lower is not moved in one step")
+        }
+        (
+            Do::Mknod {
+                kind: FileType::CharacterDevice,
+                rdev: 0,
+                ..
+            },
+            Err(Errno::PERM),
+        ) => Some("the device 0:0 is a whiteout"),
+        _ => None,
+    }
+}
+
+/// The oracle's version of an operation.
+fn for_oracle(what: &Do) -> Do {
+    match what {
+        // The whiteout that RENAME_WHITEOUT leaves shows as nothing in a union.
+        Do::Rename { from, to, flags } if flags & 4 != 0 && flags & !5 == 0 => Do::Rename {
+            from: from.clone(),
+            to: to.clone(),
+            flags: flags & !4,
+        },
+        other => other.clone(),
+    }
+}
+
+/// Runs the steps on both sides and compares after each.
+///
+/// # Panics
+/// At the first difference.
+pub fn compare(
+    subject: &mut dyn Subject,
+    oracle: &mut Plain,
+    root: &Path,
+    steps: &[Step],
+) -> Vec<String> {
+    let mut log = vec!["start".to_owned()];
+    let mut expected = check(subject, oracle, root, &log);
+    for Step { who, what } in steps {
+        let kept: Vec<FileType> = oracle.kept.iter().map(|file| kind(file)).collect();
+        let binder = Binder {
+            tree: &expected,
+            kept: &kept,
+        };
+        let Some(what) = binder.bind(what) else {
+            continue;
+        };
+        log.push(describe(*who, &what));
+        let before = expected;
+        let guard = LogOnPanic(&log);
+        let got = subject.run(*who, &what);
+        drop(guard);
+        if subject.allowed(&what, &got).is_none() {
+            let wanted = oracle.run(*who, &for_oracle(&what));
+            assert_eq!(
+                got,
+                wanted,
+                "result (left: union, right: oracle) of\n{}",
+                log.join("\n")
+            );
+        }
+        if let Some(last) = log.last_mut() {
+            last.push_str(match got {
+                Ok(_) => " = ok",
+                Err(_) => " = error",
+            });
+        }
+        expected = check(subject, oracle, root, &log);
+        drop(before);
+    }
+    log
+}
+
+fn kind(file: &std::fs::File) -> FileType {
+    if file.metadata().unwrap().is_dir() {
+        FileType::Directory
+    } else {
+        FileType::RegularFile
+    }
+}
+
+struct LogOnPanic<'a>(&'a [String]);
+
+impl Drop for LogOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("panic after:\n{}", self.0.join("\n"));
+        }
+    }
+}
+
+fn check(subject: &mut dyn Subject, oracle: &Plain, root: &Path, log: &[String]) -> Tree {
+    let _guard = LogOnPanic(log);
+    let expected = tree::scan(root);
+    let mut texts = differences(&expected, &subject.tree());
+    for (at, file) in oracle.kept.iter().enumerate() {
+        use std::os::fd::AsRawFd;
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let expected = tree::look_through(Path::new(&link));
+        texts.extend(kept_difference(at, &expected, &subject.kept(at)));
+    }
+    assert!(
+        texts.is_empty(),
+        "differences:\n{}\nafter:\n{}",
+        texts.join("\n"),
+        log.join("\n")
+    );
+    subject.check(&expected);
+    expected
+}
+
+/// Runs a whole case on the core.
+pub fn run_core(case: &Case) {
+    let disk = Disk::new(case);
+    let mut core = Core {
+        side: UnionSide::new(disk.options.clone()),
+        piece: case.piece,
+    };
+    let mut oracle = Plain::new(&disk.oracle, Users::Unchecked);
+    let mut log = compare(&mut core, &mut oracle, &disk.oracle, &case.steps);
+    log.push("remount at the end".to_owned());
+    core.side.close();
+    core.side.reopen();
+    oracle.kept.clear();
+    check(&mut core, &oracle, &disk.oracle, &log);
+    core.side.close();
+    disk.raw.check_unchanged();
+}
+
+/// Number of cases: `UNIONFS_MODEL_CASES`, or the default.
+pub fn cases(default: u32) -> u32 {
+    std::env::var("UNIONFS_MODEL_CASES").map_or(default, |n| n.parse().expect("a number"))
+}
+
+/// Runs random cases from a fixed seed (`UNIONFS_MODEL_SEED` for another) after those that failed
+/// before, which are kept in a file beside the sources.
+pub fn run_cases(strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Case)) {
+    let seed =
+        std::env::var("UNIONFS_MODEL_SEED").map_or(1, |n| n.parse::<u64>().expect("a number"));
+    let mut bytes = [0_u8; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config {
+        cases: cases(default),
+        max_shrink_time: 60_000,
+        max_shrink_iters: 4000,
+        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "tests/core/model.proptest-regressions",
+        ))),
+        ..Config::default()
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let result = runner.run(strategy, |case| {
+        run(&case);
+        Ok(())
+    });
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, case)) => panic!("{why}\nminimal case: {case:#?}"),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+#[test]
+fn random_operations_do_the_same_to_a_union_and_to_a_plain_directory() {
+    prepare_thread();
+    keep_capabilities();
+    run_cases(&case(Dialects::All, 30), 150, run_core);
+}

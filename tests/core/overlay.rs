@@ -1,0 +1,84 @@
+//! The kernel's overlayfs as a third party: on stacks that it can represent, it must agree with the
+//! rules by which the oracle is made.
+
+use std::path::Path;
+use std::process::Command;
+
+use rustix::io::Errno;
+use unionfs::options::Options;
+
+use crate::harness::{Disk, allowed_difference, case, compare, run_cases};
+use crate::model::Dialects;
+use crate::mounted::{Mounted, Mounter, run};
+use crate::ops::{Do, Result};
+use crate::plain::{Plain, Users, prepare_thread};
+use crate::tree::{Tree, scan_found};
+
+struct Kernel {
+    options: Options,
+}
+
+impl Mounter for Kernel {
+    fn mount(&self, at: &Path) {
+        let Options {
+            lowers,
+            upper,
+            work,
+            ..
+        } = &self.options;
+        let lowers: Vec<_> = lowers.iter().map(|l| l.display().to_string()).collect();
+        let text = format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=off,index=off,metacopy=off",
+            lowers.join(":"),
+            upper.as_ref().unwrap().display(),
+            work.as_ref().unwrap().display(),
+        );
+        run(Command::new("mount")
+            .args(["-t", "overlay", "overlay", "-o"])
+            .arg(text)
+            .arg(at));
+    }
+
+    fn unmount(&self, at: &Path) {
+        run(Command::new("umount").arg(at));
+    }
+
+    fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str> {
+        match (what, result) {
+            (Do::Rename { flags, .. }, Err(Errno::INVAL)) if flags & 4 != 0 => {
+                Some("overlayfs has no RENAME_WHITEOUT")
+            }
+            _ => allowed_difference(what, result),
+        }
+    }
+
+    fn scan(&self, at: &Path) -> Tree {
+        // Of a directory that is in one layer only, overlayfs lists the whiteouts too; no lookup
+        // finds them.
+        scan_found(at)
+    }
+
+    fn hides_reserved(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn the_kernels_overlayfs_agrees_with_the_oracle() {
+    prepare_thread();
+    run_cases(&case(Dialects::Overlay, 20), 60, |case| {
+        let mut case = case.clone();
+        case.workdir = true;
+        for (_, apart) in &mut case.lowers {
+            *apart = false;
+        }
+        let disk = Disk::new(&case);
+        let at = disk.base.path().join("mnt");
+        let options = disk.options.clone();
+        let mut mounted = Mounted::new(Box::new(Kernel { options }), &at);
+        let mut oracle = Plain::new(&disk.oracle, Users::Real);
+        compare(&mut mounted, &mut oracle, &disk.oracle, &case.steps);
+        mounted.unmount();
+        disk.raw.check_unchanged();
+    });
+}
