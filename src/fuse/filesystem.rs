@@ -49,9 +49,9 @@ impl UnionFs {
     /// The same, here or there as the case is.
     fn maybe_slowly(&self, slow: bool, work: impl FnOnce(&Union) + Send + 'static) {
         if slow {
-            self.slowly(work)
+            self.slowly(work);
         } else {
-            work(&self.union)
+            work(&self.union);
         }
     }
 

@@ -48,9 +48,9 @@ pub(crate) fn clear_files(dir: &Arc<OwnedFd>) -> Result<Vec<NameBuf>> {
     sys::dir::for_each_entry(&readable, |entry| {
         let name = NameBuf::from_slice(entry.name);
         if entry.kind == Some(FileKind::Directory) {
-            dirs.push(name)
+            dirs.push(name);
         } else {
-            files.push(name)
+            files.push(name);
         }
         Ok(())
     })?;

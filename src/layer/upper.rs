@@ -67,11 +67,11 @@ impl Temp {
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        if !self.published {
-            if let Err(e) = remove_tree(&*self.dir, &self.name) {
-                // It stays invisible and is swept at the next mount.
-                tracing::warn!("a temporary object of the upper could not be removed: {e}");
-            }
+        if !self.published
+            && let Err(e) = remove_tree(&*self.dir, &self.name)
+        {
+            // It stays invisible and is swept at the next mount.
+            tracing::warn!("a temporary object of the upper could not be removed: {e}");
         }
     }
 }
@@ -190,11 +190,11 @@ impl Upper {
         &self, parent: BorrowedFd<'_>, name: &[u8], is_dir: bool,
     ) -> Result<bool> {
         sys::cred::enter_own();
-        if self.form == WhiteoutForm::Aufs {
-            if let Some(marker) = name::whiteout_of(name) {
-                self.write_marker(parent, &marker)?;
-                return Ok(true);
-            }
+        if self.form == WhiteoutForm::Aufs
+            && let Some(marker) = name::whiteout_of(name)
+        {
+            self.write_marker(parent, &marker)?;
+            return Ok(true);
         }
         let temp = self.temp(|dir, temp| sys::at::mknod_at(dir, temp, libc::S_IFCHR, 0))?;
         let flags = if is_dir {

@@ -104,7 +104,7 @@ impl Stat {
             dev: s.st_dev,
             ino: s.st_ino,
             mode: s.st_mode,
-            nlink: s.st_nlink as u64,
+            nlink: s.st_nlink,
             uid: s.st_uid,
             gid: s.st_gid,
             rdev: s.st_rdev,

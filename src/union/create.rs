@@ -26,10 +26,10 @@ impl Union {
     pub fn make(
         &self, parent: u64, name: &[u8], make: Make<'_>, caller: Caller, umask: u32,
     ) -> Result<Entry> {
-        if let Make::Node { mode, rdev: 0 } = make {
-            if FileKind::from_mode(mode) == FileKind::CharDevice {
-                return Err(Errno::PERM);
-            }
+        if let Make::Node { mode, rdev: 0 } = make
+            && FileKind::from_mode(mode) == FileKind::CharDevice
+        {
+            return Err(Errno::PERM);
         }
         let creds = caller.creds(umask);
         let (entry, _) = self.make_in(parent, name, creds, |dir, name| {
@@ -177,12 +177,13 @@ impl Union {
             return Ok(());
         }
         let upper = self.upper()?;
-        if stat.kind().is_dir() && !state.whiteout_entry {
-            if let Err(e) = upper.set_opaque(parent, name.bytes()) {
-                // Nothing was shown yet: take the directory back.
-                let _ = sys::at::rmdir_at(parent, name.bytes());
-                return Err(e);
-            }
+        if stat.kind().is_dir()
+            && !state.whiteout_entry
+            && let Err(e) = upper.set_opaque(parent, name.bytes())
+        {
+            // Nothing was shown yet: take the directory back.
+            let _ = sys::at::rmdir_at(parent, name.bytes());
+            return Err(e);
         }
         if let Err(e) = upper.remove_marker(parent, name.bytes()) {
             // The object counts as opaque while its whiteout is there: right, only untidy.

@@ -143,7 +143,7 @@ impl InodeTable {
                         ino: number,
                         by_name: false,
                     };
-                    let inode = self.make(parent, name, found, ids);
+                    let inode = self.make(parent, name, found, &ids);
                     slot.insert(Arc::clone(&inode));
                     if id != number {
                         // A forget of the inode that had this id may just have dropped it.
@@ -197,7 +197,7 @@ impl InodeTable {
                     ino: number,
                     by_name: true,
                 };
-                let inode = self.make(parent, name, found, ids);
+                let inode = self.make(parent, name, found, &ids);
                 slot.insert(Arc::clone(&inode));
                 // A forget of the inode that had this id may just have dropped it.
                 self.by_name.insert((parent.serial, name.into()), id);
@@ -206,7 +206,7 @@ impl InodeTable {
         }
     }
 
-    fn make(&self, parent: &Arc<Inode>, name: &[u8], found: Found, ids: Ids) -> Arc<Inode> {
+    fn make(&self, parent: &Arc<Inode>, name: &[u8], found: Found, ids: &Ids) -> Arc<Inode> {
         parent.refs.fetch_add(1, Ordering::AcqRel);
         Arc::new(Inode::new(NewInode {
             id: ids.id,

@@ -56,11 +56,11 @@ impl Union {
         } else {
             link(fd.as_fd(), name.bytes())?;
         }
-        if state.marker {
-            if let Err(e) = upper.remove_marker(fd.as_fd(), name.bytes()) {
-                // The name wins over its whiteout: right, only untidy.
-                tracing::warn!("a whiteout beside a new link could not be removed: {e}");
-            }
+        if state.marker
+            && let Err(e) = upper.remove_marker(fd.as_fd(), name.bytes())
+        {
+            // The name wins over its whiteout: right, only untidy.
+            tracing::warn!("a whiteout beside a new link could not be removed: {e}");
         }
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
         let found = Found {

@@ -53,10 +53,10 @@ impl Union {
         let in_lower = self.in_lower(&parent, name)?;
         let inode = self.inodes.find_known(&parent, name.bytes(), &found);
         // Nothing may be made in a directory between the look into it and its end.
-        let _victim = match inode.as_ref().and_then(|i| i.dir.as_deref()) {
-            Some(victim) => Some(victim.write_second_names()),
-            None => None,
-        };
+        let _victim = inode
+            .as_ref()
+            .and_then(|i| i.dir.as_deref())
+            .map(|victim| victim.write_second_names());
         if want_dir && !self.is_empty(&parent, name, &found, inode.as_ref())? {
             return Err(Errno::NOTEMPTY);
         }

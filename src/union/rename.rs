@@ -256,11 +256,9 @@ impl Union {
         self.make_movable(src, dst)?;
         let hide = src.in_lower || want_whiteout;
         Self::rename_in_upper(upper, src, dst, hide)?;
-        if dst_marker {
-            if let Err(e) = upper.remove_marker(dst.fd.as_fd(), dst.name.bytes()) {
-                // The object wins over its whiteout: right, only untidy.
-                tracing::warn!("a whiteout beside a renamed object could not be removed: {e}");
-            }
+        if dst_marker && let Err(e) = upper.remove_marker(dst.fd.as_fd(), dst.name.bytes()) {
+            // The object wins over its whiteout: right, only untidy.
+            tracing::warn!("a whiteout beside a renamed object could not be removed: {e}");
         }
         if let Some(leaving) = leaving {
             leaving.done(self);

@@ -199,10 +199,7 @@ fn for_oracle(what: &Do) -> Do {
 /// # Panics
 /// At the first difference.
 pub fn compare(
-    subject: &mut dyn Subject,
-    oracle: &mut Plain,
-    root: &Path,
-    steps: &[Step],
+    subject: &mut dyn Subject, oracle: &mut Plain, root: &Path, steps: &[Step],
 ) -> Vec<String> {
     let mut log = vec!["start".to_owned()];
     let mut expected = check(subject, oracle, root, &log);

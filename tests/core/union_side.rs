@@ -147,12 +147,7 @@ impl UnionSide {
     }
 
     fn create(
-        &mut self,
-        who: Who,
-        path: &[Vec<u8>],
-        mode: u32,
-        exclusive: bool,
-        data: &[u8],
+        &mut self, who: Who, path: &[Vec<u8>], mode: u32, exclusive: bool, data: &[u8],
     ) -> Result {
         let (parent, name) = self.parent(path)?;
         let open = OpenMode {
