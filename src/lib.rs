@@ -18,6 +18,9 @@
 //!
 //! Arrows point downward only.
 
+// The documentation is built with private items.
+#![allow(rustdoc::private_intra_doc_links)]
+
 pub mod cli;
 pub mod daemon;
 pub mod demo;

@@ -184,11 +184,11 @@ impl Leaving {
             return;
         }
         let (alias, has_other) = inode.take_alias(&self.parent, &self.name);
-        if self.last_link {
+        if has_other {
+            inode.place.write().held = None;
+        } else if self.last_link {
             union.inodes.retire(inode);
             inode.set_unlinked();
-        } else if has_other {
-            inode.place.write().held = None;
         }
         // Otherwise there are names that no one has looked up; the handle leads there until then.
         if let Some(alias) = alias {
