@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{IFlags, OFlags};
 use rustix::mount::UnmountFlags;
@@ -226,6 +226,7 @@ fn resident_kib(m: &Mount) -> i64 {
 #[test]
 fn memory_comes_back_after_forget() {
     const FILES: i64 = 100_000;
+    const SLACK_KIB: i64 = 4096;
     let layers = Stack::new().lower([""; 0]).limit(120).build();
     for dir in 0..FILES / 1000 {
         let path = layers.lowers[0].join(format!("directory{dir}"));
@@ -243,37 +244,40 @@ fn memory_comes_back_after_forget() {
     let m = layers.mount();
     m.ls("");
     let before = resident_kib(&m);
-    let mut count = 0;
-    for dir in m.ls("") {
-        for file in fs::read_dir(m.p(&dir)).unwrap() {
-            count += i64::from(file.unwrap().metadata().unwrap().is_file());
+    // Somebody else may drop the caches in the middle: then the walk shows nothing and is repeated.
+    let walk = || {
+        let mut count = 0;
+        for dir in m.ls("") {
+            for file in fs::read_dir(m.p(&dir)).unwrap() {
+                count += i64::from(file.unwrap().metadata().unwrap().is_file());
+            }
         }
-    }
-    assert_eq!(count, FILES);
-    let peak = resident_kib(&m);
+        assert_eq!(count, FILES);
+        resident_kib(&m) - before
+    };
+    let used = (0..5).map(|_| walk()).find(|used| *used > SLACK_KIB);
+    let used = used.expect("the files are not kept, the caches are dropped all the time");
     // 300 bytes each, and a constant for threads and buffers.
-    let used = peak - before;
     assert!(
-        used < FILES * 300 / 1024 + 16 * 1024,
+        used < FILES * 300 / 1024 + 4 * SLACK_KIB,
         "{used} KiB for {FILES} files"
     );
     let descriptors = fs::read_dir(format!("/proc/{}/fd", m.pid()))
         .unwrap()
         .count();
     assert!(
-        descriptors < 2000,
+        descriptors < 20_000,
         "{descriptors} descriptors for {FILES} files"
     );
-    let start = Instant::now();
-    let mut after = peak;
-    while start.elapsed() < Duration::from_secs(20) && after - before > used / 3 {
+    let given_back = wait_for(Duration::from_secs(20), || {
         fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
         std::thread::sleep(Duration::from_millis(500));
-        after = resident_kib(&m);
-    }
+        (resident_kib(&m) - before <= used / 3).then_some(())
+    });
+    let after = resident_kib(&m) - before;
     assert!(
-        after - before <= used / 3,
-        "{before} KiB at first, {peak} at most, {after} at last"
+        given_back.is_some(),
+        "{used} KiB more than at first, after forget still {after}"
     );
     assert_eq!(fs::metadata(m.p("directory7/file-7")).unwrap().size(), 0);
 }
