@@ -10,6 +10,7 @@
 mod calls;
 mod snapshot;
 mod spec;
+mod stress;
 mod support;
 
 mod ops_io;
