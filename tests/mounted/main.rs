@@ -13,6 +13,7 @@ mod spec;
 mod stress;
 mod support;
 
+mod ops_filesystems;
 mod ops_io;
 mod ops_links;
 mod ops_locks;

@@ -1,0 +1,158 @@
+//! Layers on different filesystems: copies cannot be made by links or within one filesystem.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use crate::dialects;
+use crate::process::wait_for;
+use crate::spec::{self, Dialect};
+use crate::support::{Layers, Mount, Stack};
+
+/// Something mounted on a layer's directory, for as long as this lives.
+struct Covered(PathBuf);
+
+impl Covered {
+    fn tmpfs(path: &Path) -> Self {
+        let flags = MountFlags::empty();
+        rustix::mount::mount("none", path, "tmpfs", flags, Some(c"mode=755")).unwrap();
+        Self(path.to_owned())
+    }
+
+    /// The kernel's own union, with one file in each of two directories.
+    fn overlay(path: &Path, scratch: &Path) -> Self {
+        let at = |name: &str| scratch.join("of-overlay").join(name);
+        fs::create_dir_all(at("one/d")).unwrap();
+        fs::create_dir_all(at("two/d")).unwrap();
+        fs::write(at("one/d/x"), "x").unwrap();
+        fs::write(at("two/f"), "f").unwrap();
+        let options = format!("lowerdir={}:{}", at("one").display(), at("two").display());
+        let options = std::ffi::CString::new(options).unwrap();
+        let flags = MountFlags::empty();
+        rustix::mount::mount("overlay", path, "overlay", flags, Some(&*options)).unwrap();
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Covered {
+    fn drop(&mut self) {
+        let gone = || rustix::mount::unmount(&self.0, UnmountFlags::empty()).ok();
+        if wait_for(std::time::Duration::from_secs(5), gone).is_none() {
+            let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+        }
+    }
+}
+
+const ITEMS: [&str; 6] = [
+    "f=text | mode=0640 uid=5 gid=6 mtime=-7.8 x:user.k=v x:trusted.k=w",
+    "d/x=1",
+    "d/y=2",
+    "s->f",
+    "g=gone",
+    "fifo(p)",
+];
+
+fn layers(dialect: Dialect) -> Layers {
+    Stack::of(dialect).lower([""; 0]).build()
+}
+
+fn fill(lower: &Path) {
+    spec::build(lower, &ITEMS.map(str::to_owned), false);
+    let mut data = vec![0; 3 << 20];
+    data[2 << 20..].fill(7);
+    fs::write(lower.join("big"), data).unwrap();
+}
+
+fn use_it(m: &mut Mount) {
+    let ids = |m: &Mount| ["", "f", "d", "d/x", "s", "big"].map(|n| m.stat(n).unwrap().st_ino);
+    let mut unique = ids(m).to_vec();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), 6);
+    let before = ids(m);
+    m.chmod("f", 0o600).unwrap();
+    m.chmod("big", 0o600).unwrap();
+    m.chmod("d/x", 0o600).unwrap();
+    m.chown("s", 9, 9).unwrap();
+    assert_eq!(ids(m), before);
+    m.unlink("g").unwrap();
+    m.rename("d/y", "y").unwrap();
+    m.link("f", "h").unwrap();
+    m.chmod("p", 0o600).unwrap();
+    m.write("n", "new").unwrap();
+    m.mkdir("g").unwrap();
+    for _ in 0..2 {
+        m.assert_ls("", &["big", "d", "f", "g", "h", "n", "p", "s", "y"]);
+        m.assert_ls("d", &["x"]);
+        m.assert_file("h", "text");
+        let f = fs::metadata(m.p("f")).unwrap();
+        assert_eq!(
+            (f.mode() & 0o7777, f.uid(), f.gid(), f.nlink()),
+            (0o600, 5, 6, 2)
+        );
+        assert_eq!((f.mtime(), f.mtime_nsec()), (-7, 8));
+        for (key, value) in [("user.k", b"v"), ("trusted.k", b"w")] {
+            assert_eq!(
+                xattr::get(m.p("f"), key).unwrap().as_deref(),
+                Some(&value[..])
+            );
+        }
+        let big = fs::read(m.p("big")).unwrap();
+        assert!(big.len() == 3 << 20 && big[0] == 0 && big[2 << 20..].iter().all(|b| *b == 7));
+        m.remount();
+    }
+}
+
+dialects! {
+    fn lower_on_another_filesystem(dialect) {
+        let layers = layers(dialect);
+        let _lower = Covered::tmpfs(&layers.lowers[0]);
+        fill(&layers.lowers[0]);
+        let mut m = layers.mount();
+        use_it(&mut m);
+    }
+
+    fn upper_on_another_filesystem(dialect) {
+        let mut layers = layers(dialect);
+        let upper = layers.upper.clone().unwrap();
+        let _upper = Covered::tmpfs(&upper);
+        if let Some(work) = &mut layers.work {
+            *work = upper.join("work");
+            fs::create_dir(&*work).unwrap();
+            fs::create_dir(upper.join("upper")).unwrap();
+            layers.upper = Some(upper.join("upper"));
+        }
+        fill(&layers.lowers[0]);
+        let mut m = layers.mount();
+        use_it(&mut m);
+    }
+}
+
+/// A union of unions: the kernel's below ours, and ours below ours.
+#[test]
+fn lower_that_is_a_union_itself() {
+    let layers = Stack::new()
+        .lower([""; 0])
+        .lower(["f=below", "d/z=below"])
+        .build();
+    let _lower = Covered::overlay(&layers.lowers[0], layers.scratch());
+    let m = layers.mount();
+    m.assert_ls("", &["d", "f"]);
+    m.assert_ls("d", &["x", "z"]);
+    m.assert_file("f", "f");
+    m.write("d/x", "changed").unwrap();
+    m.unlink("f").unwrap();
+    m.assert_upper(["d/", "d/x", "wh(f)"]);
+    let mut over = Stack::new().lower(["top"]).build();
+    over.lowers.push(m.path().to_owned());
+    let over = over.mount();
+    over.assert_ls("", &["d", "top"]);
+    over.assert_file("d/x", "changed");
+    over.write("d/x", "again").unwrap();
+    over.unlink("d/z").unwrap();
+    m.assert_file("d/x", "changed");
+    m.assert_file("d/z", "below");
+    over.assert_upper(["d/", "d/x", "d/wh(z)"]);
+}
