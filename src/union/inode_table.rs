@@ -90,13 +90,21 @@ impl InodeTable {
         self.by_id.get(&id).map(|i| Arc::clone(&i))
     }
 
-    /// The inode that `found` under `name` in `parent` has already, without a new reference.
+    /// The inode that `found` under `name` in `parent` has already, with a new reference.
     pub fn find_known(&self, parent: &Inode, name: &[u8], found: &Found) -> Option<Arc<Inode>> {
-        if Self::is_named(found) {
-            return self.find_named(parent, name);
-        }
-        let key = self.numbers.of(found.stat.dev, found.stat.ino);
-        self.find(key).or_else(|| self.find_named(parent, name))
+        let named = || self.find_named(parent, name);
+        let inode = if Self::is_named(found) {
+            named()
+        } else {
+            let key = self.numbers.of(found.stat.dev, found.stat.ino);
+            self.find(key).or_else(named)
+        }?;
+        // Without a reference of anyone's it is just being dropped.
+        let take = |refs| (refs > 0).then_some(refs + 1);
+        let taken = inode
+            .refs
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take);
+        taken.is_ok().then_some(inode)
     }
 
     /// A lower file with several links is one inode for each name: the names part at copy-up.

@@ -107,6 +107,12 @@ impl Union {
         }
     }
 
+    /// The inode that `found` has already, if anyone knows it, referred to while this lives.
+    pub(super) fn known(&self, parent: &Inode, name: Name<'_>, found: &Found) -> Option<Known<'_>> {
+        let inode = self.inodes.find_known(parent, name.bytes(), found)?;
+        Some(Known { union: self, inode })
+    }
+
     /// Gives `found` an inode and a reference.
     pub(super) fn intern(&self, parent: &Arc<Inode>, name: Name<'_>, mut found: FoundDir) -> Entry {
         let stat = found.found.stat;
@@ -328,6 +334,19 @@ impl Union {
 pub(crate) struct FoundDir {
     pub found: Found,
     pub handle: Option<OwnedFd>,
+}
+
+/// An inode with a reference of its own.
+#[derive(Debug)]
+pub(super) struct Known<'a> {
+    union: &'a Union,
+    pub inode: Arc<Inode>,
+}
+
+impl Drop for Known<'_> {
+    fn drop(&mut self) {
+        self.union.forget(self.inode.id, 1);
+    }
 }
 
 /// A name for a message.

@@ -51,7 +51,8 @@ impl Union {
         }
         let state = self.in_upper_dir(&parent, name)?;
         let in_lower = self.in_lower(&parent, name)?;
-        let inode = self.inodes.find_known(&parent, name.bytes(), &found);
+        let known = self.known(&parent, name, &found);
+        let inode = known.as_ref().map(|k| Arc::clone(&k.inode));
         // Nothing may be made in a directory between the look into it and its end.
         let _victim = inode
             .as_ref()

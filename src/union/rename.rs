@@ -18,7 +18,7 @@ use super::Union;
 use super::copy_up::{Need, copy_attributes};
 use super::inode::Inode;
 use super::inode_table::Found;
-use super::lookup::{InUpper, dir_of};
+use super::lookup::{InUpper, Known, dir_of};
 use super::remove::Leaving;
 
 /// One side of a rename.
@@ -28,6 +28,8 @@ struct Side<'a> {
     fd: Arc<OwnedFd>,
     found: Option<Found>,
     inode: Option<Arc<Inode>>,
+    /// Keeps the inode known until the rename is done.
+    _known: Option<Known<'a>>,
     state: InUpper,
     /// A lower shows the name.
     in_lower: bool,
@@ -157,16 +159,16 @@ impl Union {
         self.replace(&src, &dst, flags.contains(RenameFlags::WHITEOUT))
     }
 
-    fn side<'a>(&self, parent: &'a Arc<Inode>, name: Name<'a>) -> Result<Side<'a>> {
+    fn side<'a>(&'a self, parent: &'a Arc<Inode>, name: Name<'a>) -> Result<Side<'a>> {
         let found = self.find(parent, name, 0)?.map(|f| f.found);
-        let inode = found
-            .as_ref()
-            .and_then(|f| self.inodes.find_known(parent, name.bytes(), f));
+        let known = found.as_ref().and_then(|f| self.known(parent, name, f));
+        let inode = known.as_ref().map(|k| Arc::clone(&k.inode));
         Ok(Side {
             parent,
             name,
             fd: self.dir_fd(parent, 0)?,
             inode,
+            _known: known,
             found,
             state: self.in_upper_dir(parent, name)?,
             in_lower: self.in_lower(parent, name)?,
