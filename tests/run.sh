@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite: builds the release, runs every cargo test of the workspace and the suites of
-# tests/suites on the built binary. Needs root. `.ci/run` installs what it needs.
+# tests/suites on the built binary. Needs root; installs what it needs (tests/setup.sh).
 #
 # The last line is `N passed, N failed`; the exit status is 1 when anything failed. A suite that
 # cannot run is a failure.
@@ -23,6 +23,17 @@ count() {
     failed=$((failed + $3))
     summary+=("$(printf '%-34s %5d passed %4d failed %5d s' "$@")")
 }
+
+if [ -z "${UNIONFS_SETUP_DONE:-}" ]; then
+    echo "== packages and tools"
+    started=$SECONDS
+    if tests/setup.sh; then
+        count "packages and tools" 1 0 $((SECONDS - started))
+    else
+        count "packages and tools" 0 1 $((SECONDS - started))
+    fi
+fi
+export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 
 echo "== cargo build --release"
 started=$SECONDS

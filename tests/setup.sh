@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs what the tests need, on a machine with Rust and apt. Needs root. What is there already is
+# left alone, so a second run is quick.
+set -uo pipefail
+exec </dev/null
+export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+export DEBIAN_FRONTEND=noninteractive CARGO_TERM_COLOR=never
+if [ "$(id -u)" -ne 0 ]; then
+    echo "needs root: the tests mount, change owners and chroot"
+    exit 1
+fi
+
+PACKAGES=(acl attr build-essential ca-certificates debian-archive-keyring e2fsprogs fuse3 git
+    libacl1-dev libcap2-bin mmdebstrap mount pkg-config procps python3 shellcheck strace uidmap
+    util-linux xfsprogs)
+packages() {
+    # A third-party source that cannot be reached is no reason to stop; a missing package is.
+    apt-get -q update || echo "apt-get update failed in part; going on with what there is"
+    apt-get -q install -y --no-install-recommends "${PACKAGES[@]}" >/tmp/apt-install.$$ 2>&1
+    local status=$?
+    [ $status -eq 0 ] || cat /tmp/apt-install.$$
+    rm -f /tmp/apt-install.$$
+    [ -c /dev/fuse ] || modprobe fuse
+    [ -c /dev/fuse ] || { echo "no /dev/fuse: this kernel has no FUSE"; return 1; }
+    return $status
+}
+
+# tool NAME VERSION: a program from crates.io, unless that version is there already.
+tool() {
+    "$1" --version 2>/dev/null | grep -qwF -- "$2" || cargo install --locked "$1" --version "=$2"
+}
+rust_components() {
+    cargo fmt --version && cargo clippy --version && return 0
+    rustup component add rustfmt clippy
+}
+tools() {
+    rust_components && tool cargo-deny 0.20.2 && tool pjdfstest 0.2.2 && tool fsx 0.3.2
+}
+
+packages && tools
