@@ -107,8 +107,8 @@ fn use_it(m: &mut Mount) {
 
 dialects! {
     fn lower_on_another_filesystem(dialect) {
-        let layers = layers(dialect);
-        let _lower = Covered::tmpfs(&layers.lowers[0]);
+        let mut layers = layers(dialect);
+        layers.held.push(Box::new(Covered::tmpfs(&layers.lowers[0])));
         fill(&layers.lowers[0]);
         let mut m = layers.mount();
         use_it(&mut m);
@@ -117,7 +117,7 @@ dialects! {
     fn upper_on_another_filesystem(dialect) {
         let mut layers = layers(dialect);
         let upper = layers.upper.clone().unwrap();
-        let _upper = Covered::tmpfs(&upper);
+        layers.held.push(Box::new(Covered::tmpfs(&upper)));
         if let Some(work) = &mut layers.work {
             *work = upper.join("work");
             fs::create_dir(&*work).unwrap();
@@ -133,11 +133,12 @@ dialects! {
 /// A union of unions: the kernel's below ours, and ours below ours.
 #[test]
 fn lower_that_is_a_union_itself() {
-    let layers = Stack::new()
+    let mut layers = Stack::new()
         .lower([""; 0])
         .lower(["f=below", "d/z=below"])
         .build();
-    let _lower = Covered::overlay(&layers.lowers[0], layers.scratch());
+    let lower = Covered::overlay(&layers.lowers[0], layers.scratch());
+    layers.held.push(Box::new(lower));
     let m = layers.mount();
     m.assert_ls("", &["d", "f"]);
     m.assert_ls("d", &["x", "z"]);
