@@ -1,5 +1,6 @@
 //! The same operations by system calls on a real mount, as real users.
 
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -135,11 +136,21 @@ impl Subject for Mounted {
 
 /// Runs a program to its end, for so long as is reasonable.
 pub fn run(command: &mut Command) {
-    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+    // Into a file: a daemon that inherited a pipe would keep it open.
+    let mut said = tempfile::tempfile().unwrap();
+    let stderr = said.try_clone().unwrap();
+    let mut child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{command:?}: {status}");
+            let mut text = String::new();
+            said.rewind().unwrap();
+            said.read_to_string(&mut text).unwrap();
+            let took = start.elapsed();
+            assert!(
+                status.success(),
+                "{command:?}: {status} after {took:?}: {text}"
+            );
             return;
         }
         if start.elapsed() > PATIENCE {
