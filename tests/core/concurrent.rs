@@ -16,8 +16,12 @@ use unionfs::union::{Caller, FileKind, Make, OpenMode, ROOT, SetAttr, Union};
 use crate::invariants::Raw;
 use crate::plain::prepare_thread;
 
-/// How long one race runs.
-const RACE: Duration = Duration::from_secs(3);
+/// How long one race runs: `UNIONFS_RACE_SECONDS`, or the default.
+fn race_time() -> Duration {
+    let seconds = std::env::var("UNIONFS_RACE_SECONDS");
+    Duration::from_secs(seconds.map_or(3, |n| n.parse().expect("a number")))
+}
+
 /// How long all threads may take to end after that.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -103,7 +107,7 @@ fn race(count: u64, work: impl Fn(u64) + Send + Sync + 'static) {
         })
     };
     let threads: Vec<_> = (0..count).map(start).collect();
-    let end = Instant::now() + RACE + PATIENCE;
+    let end = Instant::now() + race_time() + PATIENCE;
     for _ in 0..count {
         let left = end.saturating_duration_since(Instant::now());
         let result = ended.recv_timeout(left);
@@ -112,6 +116,9 @@ fn race(count: u64, work: impl Fn(u64) + Send + Sync + 'static) {
             Ok(true),
             "a thread hangs (Err) or has panicked (false)"
         );
+    }
+    for thread in threads {
+        thread.join().unwrap();
     }
 }
 
@@ -125,6 +132,10 @@ impl Refs {
             *self.0.entry(id).or_default() += 1;
         }
         id
+    }
+
+    fn take(&mut self, id: u64) {
+        self.add(id);
     }
 
     fn forget(&mut self, union: &Union) {
@@ -156,36 +167,43 @@ fn churn(union: &Union, dice: &mut Dice, refs: &mut Refs) {
     let names = ["a", "b", "c", "d", "e", "n"];
     let mut dir = || -> u64 {
         let mut id = ROOT;
-        if dice.roll(2) == 0 {
-            if let Ok(Some(entry)) = union.lookup(ROOT, dice.pick(&["d", "e", "n"])) {
-                refs.add(entry.id);
-                if entry.attr.kind() == FileKind::Directory {
-                    id = entry.id;
-                }
+        if dice.roll(2) == 0
+            && let Ok(Some(entry)) = union.lookup(ROOT, dice.pick(&["d", "e", "n"]))
+        {
+            refs.add(entry.id);
+            if entry.attr.kind() == FileKind::Directory {
+                id = entry.id;
             }
         }
         id
     };
     let (one, two) = (dir(), dir());
     let name = dice.pick(&names);
+    let new_name = dice.pick(&names);
+    // The kernel knows the objects that it asks a change for, until the answer is there.
+    for (dir, name) in [(one, name), (two, new_name)] {
+        if let Ok(Some(entry)) = union.lookup(dir, name) {
+            refs.add(entry.id);
+        }
+    }
     let result = match dice.roll(13) {
         0 => union
             .create(one, name, 0o644, false, WRITE, BY_ROOT, 0)
-            .map(|e| drop(refs.add(e.id))),
+            .map(|e| refs.take(e.id)),
         1 => {
             let make = Make::Directory { mode: 0o755 };
             let made = union.make(one, name, make, BY_ROOT, 0);
-            made.map(|e| drop(refs.add(e.id)))
+            made.map(|e| refs.take(e.id))
         }
         2 | 3 => union.unlink(one, name),
         4 => union.rmdir(one, name),
-        5 | 6 => union.rename(one, name, two, dice.pick(&names), 0),
-        7 => union.rename(one, name, two, dice.pick(&names), 2),
+        5 | 6 => union.rename(one, name, two, new_name, 0),
+        7 => union.rename(one, name, two, new_name, 2),
         8 => match union.lookup(one, name) {
             Ok(Some(entry)) => {
                 refs.add(entry.id);
-                let linked = union.link(entry.id, two, dice.pick(&names));
-                linked.map(|e| drop(refs.add(e.id)))
+                let linked = union.link(entry.id, two, new_name);
+                linked.map(|e| refs.take(e.id))
             }
             other => other.map(drop),
         },
@@ -302,7 +320,7 @@ fn churn_in(form: WhiteoutForm) {
     race(8, move |thread| {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ (thread + 1));
         let mut refs = Refs::default();
-        let end = Instant::now() + RACE;
+        let end = Instant::now() + race_time();
         while Instant::now() < end {
             churn(&shared, &mut dice, &mut refs);
         }
@@ -416,7 +434,7 @@ fn a_kept_node_answers_at_every_moment_of_an_unlink_and_of_a_rename_over_it() {
             }
             return;
         }
-        let end = Instant::now() + RACE;
+        let end = Instant::now() + race_time();
         while Instant::now() < end {
             let create = |name: &[u8]| {
                 let made = shared.create(ROOT, name, 0o644, true, WRITE, BY_ROOT, 0);

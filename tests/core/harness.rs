@@ -11,10 +11,11 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 use unionfs::options::{Options, WhiteoutForm};
 
+use crate::draw::{Binder, Step, step};
 use crate::invariants::{Raw, check_absent, differences, kept_difference};
 use crate::merge::merge;
 use crate::model::{self, Dialects, Dir};
-use crate::ops::{Binder, Do, Result, Side, Step, Who, describe, step};
+use crate::ops::{Do, Result, Side, Who, describe};
 use crate::plain::{Plain, Users, keep_capabilities, prepare_thread};
 use crate::tree::{self, Seen, Tree};
 use crate::union_side::UnionSide;
@@ -204,7 +205,7 @@ pub fn compare(
     let mut log = vec!["start".to_owned()];
     let mut expected = check(subject, oracle, root, &log);
     for Step { who, what } in steps {
-        let kept: Vec<FileType> = oracle.kept.iter().map(|file| kind(file)).collect();
+        let kept: Vec<FileType> = oracle.kept.iter().map(kind).collect();
         let binder = Binder {
             tree: &expected,
             kept: &kept,
@@ -213,7 +214,6 @@ pub fn compare(
             continue;
         };
         log.push(describe(*who, &what));
-        let before = expected;
         let guard = LogOnPanic(&log);
         let got = subject.run(*who, &what);
         drop(guard);
@@ -233,7 +233,6 @@ pub fn compare(
             });
         }
         expected = check(subject, oracle, root, &log);
-        drop(before);
     }
     log
 }

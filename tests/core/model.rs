@@ -477,15 +477,7 @@ pub fn upper(dialects: Dialects) -> BoxedStrategy<Dir> {
     if dialects == Dialects::Overlay {
         filled = filled.prop_map(without_attr_whiteouts).boxed();
     }
-    prop_oneof![1 => empty, 1 => filled]
-        .prop_map(|mut d| {
-            if crate::invariants::tol("root-acl") {
-                d.meta.xattrs.remove("system.posix_acl_default");
-                d.meta.mode &= 0o5777;
-            }
-            d
-        })
-        .boxed()
+    prop_oneof![1 => empty, 1 => filled].boxed()
 }
 
 /// The kernel's overlayfs has whiteouts by attribute in lowers only.

@@ -111,7 +111,7 @@ impl Subject for Mounted {
             let mut path = dir.clone();
             for name in names() {
                 path.push(name);
-                let found = rustix::fs::lstat(&join(&self.at, &path)).is_ok();
+                let found = rustix::fs::lstat(join(&self.at, &path)).is_ok();
                 assert_eq!(
                     found,
                     expected.contains_key(&path),
@@ -122,7 +122,7 @@ impl Subject for Mounted {
             }
             for name in reserved.iter().filter(|_| self.mounter.hides_reserved()) {
                 path.push(name.to_vec());
-                let found = rustix::fs::lstat(&join(&self.at, &path));
+                let found = rustix::fs::lstat(join(&self.at, &path));
                 assert_eq!(found.err(), Some(Errno::NOENT), "lookup of {}", show(&path));
                 path.pop();
             }
