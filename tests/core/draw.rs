@@ -12,6 +12,10 @@ use crate::tree::{Names, Tree};
 pub enum Pick {
     /// The n-th object (modulo their number).
     Existing(u16),
+    /// The n-th regular file, if there is any.
+    File(u16),
+    /// The n-th directory, the root included.
+    Dir(u16),
     /// A name in the n-th directory, whether it is there or not.
     In(u16, usize),
 }
@@ -49,6 +53,24 @@ fn pick() -> impl Strategy<Value = Pick> + Clone {
         3 => any::<u16>().prop_map(Pick::Existing),
         2 => (any::<u16>(), name_index()).prop_map(|(dir, name)| Pick::In(dir, name)),
     ]
+}
+
+fn file() -> impl Strategy<Value = Pick> + Clone {
+    prop_oneof![
+        3 => any::<u16>().prop_map(Pick::File),
+        1 => pick(),
+    ]
+}
+
+fn directory() -> impl Strategy<Value = Pick> + Clone {
+    prop_oneof![
+        3 => any::<u16>().prop_map(Pick::Dir),
+        1 => pick(),
+    ]
+}
+
+fn renamed() -> impl Strategy<Value = Pick> + Clone {
+    prop_oneof![1 => file(), 1 => directory()]
 }
 
 fn new() -> impl Strategy<Value = Pick> + Clone {
@@ -137,25 +159,27 @@ fn action() -> BoxedStrategy<Action> {
 /// One random operation.
 pub fn step() -> BoxedStrategy<Step> {
     let flags = prop::sample::select(vec![0_u32, 0, 0, 0, 1, 2, 2, 4, 5, 3, 6, 8]);
-    let copy = (pick(), offset(), pick(), offset(), offset());
+    let copy = (file(), offset(), file(), offset(), offset());
     let what = prop_oneof![
         6 => (new(), mode(), any::<bool>(), payload())
             .prop_map(|(p, mode, excl, data)| Drawn::Create(p, mode, excl, data)),
         5 => (new(), mode()).prop_map(|(p, mode)| Drawn::Mkdir(p, mode)),
         2 => (new(), special(), mode()).prop_map(|(p, kind, mode)| Drawn::Mknod(p, kind, mode)),
         2 => (new(), target()).prop_map(|(p, target)| Drawn::Symlink(p, target)),
-        8 => pick().prop_map(Drawn::Unlink),
-        6 => pick().prop_map(Drawn::Rmdir),
-        12 => (pick(), pick(), flags).prop_map(|(from, to, flags)| Drawn::Rename(from, to, flags)),
-        3 => (pick(), new()).prop_map(|(from, to)| Drawn::Link(from, to)),
-        1 => (any::<u8>(), new()).prop_map(|(kept, to)| Drawn::LinkKept(kept, to)),
-        14 => (any::<u16>(), action()).prop_map(|(n, action)| Drawn::On(Pick::Existing(n), action)),
-        8 => (any::<u8>(), action()).prop_map(|(kept, action)| Drawn::OnKept(kept, action)),
-        1 => copy.prop_map(|(a, b, c, d, e)| Drawn::CopyRange(a, b, c, d, e)),
-        6 => any::<u16>().prop_map(|n| Drawn::Keep(Pick::Existing(n))),
+        8 => file().prop_map(Drawn::Unlink),
+        6 => directory().prop_map(Drawn::Rmdir),
+        16 => (renamed(), pick(), flags).prop_map(|(from, to, flags)| Drawn::Rename(from, to, flags)),
+        4 => (file(), new()).prop_map(|(from, to)| Drawn::Link(from, to)),
+        2 => (any::<u8>(), new()).prop_map(|(kept, to)| Drawn::LinkKept(kept, to)),
+        8 => (any::<u16>().prop_map(Pick::File), action())
+            .prop_map(|(pick, action)| Drawn::On(pick, action)),
+        6 => (any::<u16>(), action()).prop_map(|(n, action)| Drawn::On(Pick::Existing(n), action)),
+        24 => (any::<u8>(), action()).prop_map(|(kept, action)| Drawn::OnKept(kept, action)),
+        3 => copy.prop_map(|(a, b, c, d, e)| Drawn::CopyRange(a, b, c, d, e)),
+        12 => file().prop_map(Drawn::Keep),
         1 => any::<u8>().prop_map(Drawn::Close),
         2 => Just(Drawn::Forget),
-        2 => Just(Drawn::Remount),
+        1 => Just(Drawn::Remount),
     ];
     (who(), what)
         .prop_map(|(who, what)| Step { who, what })
@@ -176,15 +200,24 @@ impl Binder<'_> {
                 let at = usize::from(n) % self.tree.len();
                 self.tree.keys().nth(at).cloned().unwrap_or_default()
             }
+            Pick::File(n) => self.of_kind(n, FileType::RegularFile),
+            Pick::Dir(n) => self.of_kind(n, FileType::Directory),
             Pick::In(n, name) => {
-                let dirs = self
-                    .tree
-                    .iter()
-                    .filter(|(_, s)| s.kind == FileType::Directory);
-                let dirs: Vec<_> = dirs.map(|(path, _)| path).collect();
-                let mut path = dirs[usize::from(n) % dirs.len()].clone();
+                let mut path = self.of_kind(n, FileType::Directory);
                 path.push(names()[name].clone());
                 path
+            }
+        }
+    }
+
+    /// The n-th object of a kind; any one when there is none.
+    fn of_kind(&self, n: u16, kind: FileType) -> Names {
+        let all = || self.tree.iter().filter(|(_, seen)| seen.kind == kind);
+        match all().count() {
+            0 => self.path(Pick::Existing(n)),
+            count => {
+                let found = all().nth(usize::from(n) % count);
+                found.map(|(path, _)| path.clone()).unwrap_or_default()
             }
         }
     }

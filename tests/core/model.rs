@@ -428,7 +428,7 @@ fn odd(dialects: Dialects) -> BoxedStrategy<Vec<Vec<u8>>> {
 
 /// A directory of a layer, with at most `depth` levels of directories in it.
 fn dir(dialects: Dialects, depth: u32) -> BoxedStrategy<Dir> {
-    let slots = prop::collection::vec((name(), slot(dialects, depth)), 0..5);
+    let slots = prop::collection::vec((name(), slot(dialects, depth)), 0..4 + depth as usize);
     let parts = (
         meta(dialects, DIR_MODES),
         marks(dialects),

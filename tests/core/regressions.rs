@@ -234,3 +234,20 @@ fn renaming_a_directory_with_a_merged_directory_in_it_loses_nothing() {
         }
     }
 }
+
+#[test]
+fn the_number_of_a_known_file_stays_when_it_is_copied_up() {
+    let stack = Stack::new(WhiteoutForm::Aufs);
+    fs::write(stack.lower("a"), "").unwrap();
+    let union = stack.union();
+    let id = walk(&union, "a").unwrap();
+    let before = union.getattr(id).unwrap().ino;
+    let write = OpenMode {
+        write: true,
+        truncate: false,
+    };
+    union.open(id, write, BY_ROOT).unwrap();
+    assert_eq!(union.getattr(id).unwrap().ino, before, "after the copy-up");
+    let again = union.lookup(ROOT, b"a").unwrap().unwrap();
+    assert_eq!((again.id, again.attr.ino), (id, before), "looked up again");
+}
