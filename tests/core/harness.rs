@@ -234,6 +234,15 @@ pub fn compare(
         let guard = LogOnPanic(&log);
         let got = subject.run(*who, &what);
         drop(guard);
+        if let (Do::Rename { from, to, flags }, Err(Errno::XDEV)) = (&what, &got) {
+            let is_dir = |path| {
+                expected
+                    .get(path)
+                    .is_some_and(|s| s.kind == FileType::Directory)
+            };
+            let moves_dir = is_dir(from) || (flags & 2 != 0 && is_dir(to));
+            assert!(moves_dir, "EXDEV for a file after\n{}", log.join("\n"));
+        }
         if subject.allowed(&what, &got).is_none() {
             let wanted = oracle.run(*who, &for_oracle(&what));
             assert_eq!(
@@ -328,8 +337,10 @@ pub fn cases(default: u32) -> u32 {
 }
 
 /// Runs random cases from a fixed seed (`UNIONFS_MODEL_SEED` for another) after those that failed
-/// before, which are kept in a file beside the sources.
-pub fn run_cases(strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Case)) {
+/// before, which are kept in `file`.
+pub fn run_cases(
+    file: &'static str, strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Case),
+) {
     let seed =
         std::env::var("UNIONFS_MODEL_SEED").map_or(1, |n| n.parse::<u64>().expect("a number"));
     let mut bytes = [0_u8; 32];
@@ -339,9 +350,7 @@ pub fn run_cases(strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Cas
         max_shrink_time: 60_000,
         max_shrink_iters: 4000,
         source_file: Some(file!()),
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
-            "tests/core/model.proptest-regressions",
-        ))),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
         ..Config::default()
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -361,5 +370,6 @@ pub fn run_cases(strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Cas
 fn random_operations_do_the_same_to_a_union_and_to_a_plain_directory() {
     prepare_thread();
     keep_capabilities();
-    run_cases(&case(Dialects::All, 60), 150, run_core);
+    let file = "tests/core/core.proptest-regressions";
+    run_cases(file, &case(Dialects::All, 60), 150, run_core);
 }

@@ -15,6 +15,7 @@
 
 mod concurrent;
 mod draw;
+mod few;
 mod harness;
 mod invariants;
 mod merge;

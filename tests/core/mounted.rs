@@ -248,16 +248,21 @@ impl Mounter for Binary {
 #[test]
 fn random_operations_do_the_same_to_a_mount_and_to_a_plain_directory() {
     prepare_thread();
-    run_cases(&case(Dialects::All, 40), 25, |case| {
-        let disk = Disk::new(case);
-        let at = disk.base.path().join("mnt");
-        let options = disk.options.clone();
-        let mut mounted = Mounted::new(Box::new(Binary { options }), &at);
-        let watchdog = Watchdog::over(&at);
-        let mut oracle = Plain::new(&disk.oracle, Users::Real);
-        compare(&mut mounted, &mut oracle, &disk.oracle, &case.steps);
-        drop(watchdog);
-        mounted.unmount();
-        disk.raw.check_unchanged();
-    });
+    run_cases(
+        "tests/core/mounted.proptest-regressions",
+        &case(Dialects::All, 40),
+        25,
+        |case| {
+            let disk = Disk::new(case);
+            let at = disk.base.path().join("mnt");
+            let options = disk.options.clone();
+            let mut mounted = Mounted::new(Box::new(Binary { options }), &at);
+            let watchdog = Watchdog::over(&at);
+            let mut oracle = Plain::new(&disk.oracle, Users::Real);
+            compare(&mut mounted, &mut oracle, &disk.oracle, &case.steps);
+            drop(watchdog);
+            mounted.unmount();
+            disk.raw.check_unchanged();
+        },
+    );
 }
