@@ -1,5 +1,6 @@
 //! Runs a random case on a union and on its oracle, side by side.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -11,12 +12,13 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 use unionfs::options::{Options, WhiteoutForm};
 
+use crate::draw::{Binder, Step, step};
 use crate::invariants::{Raw, check_absent, differences, kept_difference};
 use crate::merge::merge;
 use crate::model::{self, Dialects, Dir};
-use crate::ops::{Binder, Do, Result, Side, Step, Who, describe, step};
+use crate::ops::{Do, ROOT, Result, Side, Who, describe};
 use crate::plain::{Plain, Users, keep_capabilities, prepare_thread};
-use crate::tree::{self, Seen, Tree};
+use crate::tree::{self, Names, Seen, Tree, show};
 use crate::union_side::UnionSide;
 
 /// A stack of layers and what is done with it.
@@ -133,19 +135,26 @@ pub trait Subject: Side {
 
 /// The union's core, and how its directories are read.
 pub struct Core {
-    pub side: UnionSide,
-    pub piece: usize,
+    side: UnionSide,
+    piece: usize,
+    /// Inode numbers by path: the oracle's and the union's, while the kernel forgets nothing.
+    numbers: BTreeMap<Names, (u64, u64)>,
+    tree: Tree,
 }
 
 impl Side for Core {
     fn run(&mut self, who: Who, what: &Do) -> Result {
+        if matches!(what, Do::Forget | Do::Remount) {
+            self.numbers.clear();
+        }
         self.side.run(who, what)
     }
 }
 
 impl Subject for Core {
     fn tree(&mut self) -> Tree {
-        self.side.scan(self.piece)
+        self.tree = self.side.scan(self.piece);
+        self.tree.clone()
     }
 
     fn kept(&mut self, index: usize) -> Seen {
@@ -156,6 +165,15 @@ impl Subject for Core {
 
     fn check(&mut self, expected: &Tree) {
         check_absent(&mut self.side, expected);
+        let mut numbers = BTreeMap::new();
+        for (path, seen) in &self.tree {
+            let both = (expected[path].ino, seen.ino);
+            if let Some(before) = self.numbers.get(path).filter(|(ino, _)| *ino == both.0) {
+                assert_eq!(before.1, both.1, "the number of {} has changed", show(path));
+            }
+            numbers.insert(path.clone(), both);
+        }
+        self.numbers = numbers;
     }
 
     fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str> {
@@ -204,7 +222,7 @@ pub fn compare(
     let mut log = vec!["start".to_owned()];
     let mut expected = check(subject, oracle, root, &log);
     for Step { who, what } in steps {
-        let kept: Vec<FileType> = oracle.kept.iter().map(|file| kind(file)).collect();
+        let kept: Vec<FileType> = oracle.kept.iter().map(kind).collect();
         let binder = Binder {
             tree: &expected,
             kept: &kept,
@@ -213,10 +231,18 @@ pub fn compare(
             continue;
         };
         log.push(describe(*who, &what));
-        let before = expected;
         let guard = LogOnPanic(&log);
         let got = subject.run(*who, &what);
         drop(guard);
+        if let (Do::Rename { from, to, flags }, Err(Errno::XDEV)) = (&what, &got) {
+            let is_dir = |path| {
+                expected
+                    .get(path)
+                    .is_some_and(|s| s.kind == FileType::Directory)
+            };
+            let moves_dir = is_dir(from) || (flags & 2 != 0 && is_dir(to));
+            assert!(moves_dir, "EXDEV for a file after\n{}", log.join("\n"));
+        }
         if subject.allowed(&what, &got).is_none() {
             let wanted = oracle.run(*who, &for_oracle(&what));
             assert_eq!(
@@ -233,7 +259,6 @@ pub fn compare(
             });
         }
         expected = check(subject, oracle, root, &log);
-        drop(before);
     }
     log
 }
@@ -259,12 +284,23 @@ impl Drop for LogOnPanic<'_> {
 fn check(subject: &mut dyn Subject, oracle: &Plain, root: &Path, log: &[String]) -> Tree {
     let _guard = LogOnPanic(log);
     let expected = tree::scan(root);
-    let mut texts = differences(&expected, &subject.tree());
+    let tree = subject.tree();
+    let mut texts = differences(&expected, &tree);
     for (at, file) in oracle.kept.iter().enumerate() {
         use std::os::fd::AsRawFd;
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let expected = tree::look_through(Path::new(&link));
-        texts.extend(kept_difference(at, &expected, &subject.kept(at)));
+        let wanted = tree::look_through(Path::new(&link));
+        let got = subject.kept(at);
+        texts.extend(kept_difference(at, &wanted, &got));
+        for path in expected
+            .iter()
+            .filter(|(_, s)| s.ino == wanted.ino)
+            .map(|(p, _)| p)
+        {
+            if tree.get(path).is_some_and(|s| s.ino != got.ino) {
+                texts.push(format!("kept#{at} has another number than {}", show(path)));
+            }
+        }
     }
     assert!(
         texts.is_empty(),
@@ -282,12 +318,13 @@ pub fn run_core(case: &Case) {
     let mut core = Core {
         side: UnionSide::new(disk.options.clone()),
         piece: case.piece,
+        numbers: BTreeMap::new(),
+        tree: Tree::new(),
     };
     let mut oracle = Plain::new(&disk.oracle, Users::Unchecked);
     let mut log = compare(&mut core, &mut oracle, &disk.oracle, &case.steps);
     log.push("remount at the end".to_owned());
-    core.side.close();
-    core.side.reopen();
+    core.run(ROOT, &Do::Remount).unwrap();
     oracle.kept.clear();
     check(&mut core, &oracle, &disk.oracle, &log);
     core.side.close();
@@ -300,8 +337,10 @@ pub fn cases(default: u32) -> u32 {
 }
 
 /// Runs random cases from a fixed seed (`UNIONFS_MODEL_SEED` for another) after those that failed
-/// before, which are kept in a file beside the sources.
-pub fn run_cases(strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Case)) {
+/// before, which are kept in `file`.
+pub fn run_cases(
+    file: &'static str, strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Case),
+) {
     let seed =
         std::env::var("UNIONFS_MODEL_SEED").map_or(1, |n| n.parse::<u64>().expect("a number"));
     let mut bytes = [0_u8; 32];
@@ -311,9 +350,7 @@ pub fn run_cases(strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Cas
         max_shrink_time: 60_000,
         max_shrink_iters: 4000,
         source_file: Some(file!()),
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
-            "tests/core/model.proptest-regressions",
-        ))),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(file))),
         ..Config::default()
     };
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
@@ -333,5 +370,6 @@ pub fn run_cases(strategy: &BoxedStrategy<Case>, default: u32, run: impl Fn(&Cas
 fn random_operations_do_the_same_to_a_union_and_to_a_plain_directory() {
     prepare_thread();
     keep_capabilities();
-    run_cases(&case(Dialects::All, 30), 150, run_core);
+    let file = "tests/core/core.proptest-regressions";
+    run_cases(file, &case(Dialects::All, 60), 150, run_core);
 }

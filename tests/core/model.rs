@@ -428,7 +428,7 @@ fn odd(dialects: Dialects) -> BoxedStrategy<Vec<Vec<u8>>> {
 
 /// A directory of a layer, with at most `depth` levels of directories in it.
 fn dir(dialects: Dialects, depth: u32) -> BoxedStrategy<Dir> {
-    let slots = prop::collection::vec((name(), slot(dialects, depth)), 0..5);
+    let slots = prop::collection::vec((name(), slot(dialects, depth)), 0..4 + depth as usize);
     let parts = (
         meta(dialects, DIR_MODES),
         marks(dialects),
@@ -477,15 +477,7 @@ pub fn upper(dialects: Dialects) -> BoxedStrategy<Dir> {
     if dialects == Dialects::Overlay {
         filled = filled.prop_map(without_attr_whiteouts).boxed();
     }
-    prop_oneof![1 => empty, 1 => filled]
-        .prop_map(|mut d| {
-            if crate::invariants::tol("root-acl") {
-                d.meta.xattrs.remove("system.posix_acl_default");
-                d.meta.mode &= 0o5777;
-            }
-            d
-        })
-        .boxed()
+    prop_oneof![1 => empty, 1 => filled].boxed()
 }
 
 /// The kernel's overlayfs has whiteouts by attribute in lowers only.

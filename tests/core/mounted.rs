@@ -1,5 +1,6 @@
 //! The same operations by system calls on a real mount, as real users.
 
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
@@ -110,7 +111,7 @@ impl Subject for Mounted {
             let mut path = dir.clone();
             for name in names() {
                 path.push(name);
-                let found = rustix::fs::lstat(&join(&self.at, &path)).is_ok();
+                let found = rustix::fs::lstat(join(&self.at, &path)).is_ok();
                 assert_eq!(
                     found,
                     expected.contains_key(&path),
@@ -121,7 +122,7 @@ impl Subject for Mounted {
             }
             for name in reserved.iter().filter(|_| self.mounter.hides_reserved()) {
                 path.push(name.to_vec());
-                let found = rustix::fs::lstat(&join(&self.at, &path));
+                let found = rustix::fs::lstat(join(&self.at, &path));
                 assert_eq!(found.err(), Some(Errno::NOENT), "lookup of {}", show(&path));
                 path.pop();
             }
@@ -135,11 +136,21 @@ impl Subject for Mounted {
 
 /// Runs a program to its end, for so long as is reasonable.
 pub fn run(command: &mut Command) {
-    let mut child = command.stdin(Stdio::null()).spawn().unwrap();
+    // Into a file: a daemon that inherited a pipe would keep it open.
+    let mut said = tempfile::tempfile().unwrap();
+    let stderr = said.try_clone().unwrap();
+    let mut child = command.stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{command:?}: {status}");
+            let mut text = String::new();
+            said.rewind().unwrap();
+            said.read_to_string(&mut text).unwrap();
+            let took = start.elapsed();
+            assert!(
+                status.success(),
+                "{command:?}: {status} after {took:?}: {text}"
+            );
             return;
         }
         if start.elapsed() > PATIENCE {
@@ -237,16 +248,21 @@ impl Mounter for Binary {
 #[test]
 fn random_operations_do_the_same_to_a_mount_and_to_a_plain_directory() {
     prepare_thread();
-    run_cases(&case(Dialects::All, 40), 25, |case| {
-        let disk = Disk::new(case);
-        let at = disk.base.path().join("mnt");
-        let options = disk.options.clone();
-        let mut mounted = Mounted::new(Box::new(Binary { options }), &at);
-        let watchdog = Watchdog::over(&at);
-        let mut oracle = Plain::new(&disk.oracle, Users::Real);
-        compare(&mut mounted, &mut oracle, &disk.oracle, &case.steps);
-        drop(watchdog);
-        mounted.unmount();
-        disk.raw.check_unchanged();
-    });
+    run_cases(
+        "tests/core/mounted.proptest-regressions",
+        &case(Dialects::All, 40),
+        25,
+        |case| {
+            let disk = Disk::new(case);
+            let at = disk.base.path().join("mnt");
+            let options = disk.options.clone();
+            let mut mounted = Mounted::new(Box::new(Binary { options }), &at);
+            let watchdog = Watchdog::over(&at);
+            let mut oracle = Plain::new(&disk.oracle, Users::Real);
+            compare(&mut mounted, &mut oracle, &disk.oracle, &case.steps);
+            drop(watchdog);
+            mounted.unmount();
+            disk.raw.check_unchanged();
+        },
+    );
 }

@@ -12,13 +12,9 @@ use rustix::io::Errno;
 use unionfs::mount::open_union;
 use unionfs::options::Options;
 use unionfs::union::types::SetTime;
-use unionfs::union::{
-    Attr, Caller, DirEntry, Entry, FileKind, Make, OpenMode, ROOT, SetAttr, Time, Union,
-};
+use unionfs::union::{Attr, Caller, Entry, FileKind, Make, OpenMode, ROOT, SetAttr, Time, Union};
 
-use crate::model::Time as Pair;
 use crate::ops::{Action, Do, Object, Outcome, Result, SetTo, Side, Who};
-use crate::tree::{Names, Seen, Tree};
 
 /// The union with the references that a kernel would hold.
 pub struct UnionSide {
@@ -42,7 +38,7 @@ pub fn kind_of(kind: FileKind) -> FileType {
     }
 }
 
-fn caller(who: Who) -> Caller {
+pub fn caller(who: Who) -> Caller {
     Caller {
         uid: who.uid,
         gid: who.gid,
@@ -56,10 +52,6 @@ fn set_time(to: SetTo) -> SetTime {
         SetTo::Now => SetTime::Now,
         SetTo::At((sec, nsec)) => SetTime::At(Time { sec, nsec }),
     }
-}
-
-fn pair(time: Time) -> Pair {
-    (time.sec, time.nsec)
 }
 
 const S_ISGID: u32 = 0o2000;
@@ -80,7 +72,7 @@ impl UnionSide {
         self.union.as_ref().expect("open")
     }
 
-    fn count(&mut self, entry: Entry) -> Entry {
+    pub fn count(&mut self, entry: Entry) -> Entry {
         if entry.id != ROOT {
             *self.refs.entry(entry.id).or_default() += 1;
         }
@@ -281,11 +273,7 @@ impl UnionSide {
             Action::SetXattr { attr, value, flags } => {
                 union.setxattr(id, attr.as_bytes(), value, *flags, caller(who))?;
             }
-            Action::RemoveXattr { attr } => match union.removexattr(id, attr.as_bytes()) {
-                Err(Errno::NODATA)
-                    if crate::invariants::tol("rm-acl") && attr.starts_with("system.") => {}
-                result => result?,
-            },
+            Action::RemoveXattr { attr } => union.removexattr(id, attr.as_bytes())?,
             Action::GetXattr { attr } => {
                 return union.getxattr(id, attr.as_bytes()).map(Outcome::Bytes);
             }
@@ -337,6 +325,50 @@ impl UnionSide {
             _ => return Ok(None),
         }
         Ok(Some(set))
+    }
+
+    fn link(&mut self, from: &Object, to: &[Vec<u8>]) -> Result {
+        let id = self.object(from)?;
+        let (parent, name) = self.parent(to)?;
+        if self
+            .union()
+            .lookup(parent, name)?
+            .map(|e| self.count(e))
+            .is_some()
+        {
+            return Err(Errno::EXIST);
+        }
+        let made = self.union().link(id, parent, name)?;
+        self.made(made)?;
+        Ok(Outcome::Done)
+    }
+
+    fn copy_range(&mut self, who: Who, what: &Do) -> Result {
+        let Do::CopyRange {
+            from,
+            from_offset,
+            to,
+            to_offset,
+            len,
+        } = what
+        else {
+            unreachable!()
+        };
+        let (from, to) = (self.object(from)?, self.object(to)?);
+        if self.union().getattr(from)?.stat.size <= *from_offset {
+            // The kernel knows that there is nothing to copy.
+            return Ok(Outcome::Number(0));
+        }
+        let pairs = ((from, *from_offset), (to, *to_offset));
+        match self.union().copy_range(pairs.0, pairs.1, *len, caller(who)) {
+            // The kernel copies by reading and writing then.
+            Err(Errno::XDEV) => {
+                let mut data = vec![0; usize::try_from(*len).unwrap()];
+                let n = self.union().read(from, *from_offset, &mut data)?;
+                self.write(who, to, *to_offset, &data[..n])
+            }
+            n => Ok(Outcome::Number(n? as u64)),
+        }
     }
 
     fn keep(&mut self, path: &[Vec<u8>], who: Who) -> Result {
@@ -395,108 +427,6 @@ impl UnionSide {
         let union = open_union(&self.options).expect("the layers make a union again");
         self.union = Some(union);
     }
-
-    /// What the union shows of a node.
-    pub fn look(&self, id: u64) -> Result<Seen> {
-        let union = self.union();
-        let Attr { ino, stat } = union.getattr(id)?;
-        let kind = kind_of(stat.kind());
-        let is_dir = kind == FileType::Directory;
-        let mut content = Vec::new();
-        if kind == FileType::RegularFile {
-            content = vec![0; usize::try_from(stat.size).unwrap() + 1];
-            let n = union.read(id, 0, &mut content)?;
-            content.truncate(n);
-        }
-        let target = match kind {
-            FileType::Symlink => union.readlink(id)?,
-            _ => Vec::new(),
-        };
-        let mut xattrs = BTreeMap::new();
-        let names = union.listxattr(id, caller(crate::ops::ROOT))?;
-        for attr in names.split(|&b| b == 0).filter(|a| !a.is_empty()) {
-            xattrs.insert(attr.to_vec(), union.getxattr(id, attr)?);
-        }
-        Ok(Seen {
-            kind,
-            mode: stat.mode & 0o7777,
-            uid: stat.uid,
-            gid: stat.gid,
-            nlink: if is_dir { 0 } else { stat.nlink },
-            size: if is_dir { 0 } else { stat.size },
-            rdev: stat.rdev,
-            mtime: pair(stat.mtime),
-            target,
-            content,
-            xattrs,
-            ino,
-        })
-    }
-
-    /// The entries of a directory but `.` and `..`, read in pieces of `piece` entries.
-    pub fn list(&self, id: u64, piece: usize) -> Result<Vec<DirEntry>> {
-        let handle = self.union().opendir(id)?;
-        let mut all: Vec<DirEntry> = Vec::new();
-        let mut from = 0;
-        loop {
-            let mut part: Vec<DirEntry> = Vec::new();
-            self.union().readdir(handle, from, |entry| {
-                part.push(entry.clone());
-                part.len() < piece
-            })?;
-            let Some(last) = part.last() else { break };
-            assert!(last.next > from, "positions grow");
-            from = last.next;
-            all.extend(part);
-        }
-        self.union().closedir(handle);
-        let dots: Vec<_> = all.iter().take(2).map(|e| e.name.to_vec()).collect();
-        assert_eq!(dots, [b".".to_vec(), b"..".to_vec()]);
-        assert_eq!(all[0].ino, self.union().getattr(id)?.ino, "the number of .");
-        all.drain(..2);
-        Ok(all)
-    }
-
-    /// The whole visible tree; every listing must agree with lookups.
-    pub fn scan(&mut self, piece: usize) -> Tree {
-        let mut tree = Tree::new();
-        let mut todo = vec![(Names::new(), ROOT)];
-        while let Some((names, id)) = todo.pop() {
-            let seen = self.look(id).unwrap_or_else(|e| {
-                panic!("{} cannot be read: {e}", crate::tree::show(&names));
-            });
-            if seen.kind == FileType::Directory {
-                for entry in self.list(id, piece).expect("readdir") {
-                    let mut child = names.clone();
-                    child.push(entry.name.to_vec());
-                    let text = crate::tree::show(&child);
-                    let found = self.union().lookup(id, &entry.name).expect("lookup");
-                    let found = found.unwrap_or_else(|| panic!("{text} is listed, not found"));
-                    let found = self.count(found);
-                    assert_eq!(
-                        found.attr.kind(),
-                        entry.kind,
-                        "the type of {text} in its listing"
-                    );
-                    assert_eq!(
-                        found.attr.ino, entry.ino,
-                        "the number of {text} in its listing"
-                    );
-                    todo.push((child, found.id));
-                }
-            }
-            let old = tree.insert(names, seen);
-            assert!(old.is_none(), "a name is listed twice");
-        }
-        tree
-    }
-
-    /// Whether a name is found, for names that are not listed.
-    pub fn finds(&mut self, dir: &[Vec<u8>], name: &[u8]) -> bool {
-        let id = self.walk(dir).expect("a listed directory");
-        let found = self.union().lookup(id, name).expect("lookup");
-        found.map(|entry| self.count(entry)).is_some()
-    }
 }
 
 fn listing(dir: &std::path::Path) -> Vec<PathBuf> {
@@ -542,45 +472,9 @@ impl Side for UnionSide {
                 Ok(Outcome::Done)
             }
             Do::Rename { from, to, flags } => self.rename(from, to, *flags),
-            Do::Link { from, to } => {
-                let id = self.object(from)?;
-                let (parent, name) = self.parent(to)?;
-                if self
-                    .union()
-                    .lookup(parent, name)?
-                    .map(|e| self.count(e))
-                    .is_some()
-                {
-                    return Err(Errno::EXIST);
-                }
-                let made = self.union().link(id, parent, name)?;
-                self.made(made)?;
-                Ok(Outcome::Done)
-            }
+            Do::Link { from, to } => self.link(from, to),
             Do::On { object, action } => self.on(who, object, action),
-            Do::CopyRange {
-                from,
-                from_offset,
-                to,
-                to_offset,
-                len,
-            } => {
-                let (from, to) = (self.object(from)?, self.object(to)?);
-                if self.union().getattr(from)?.stat.size <= *from_offset {
-                    // The kernel knows that there is nothing to copy.
-                    return Ok(Outcome::Number(0));
-                }
-                let pairs = ((from, *from_offset), (to, *to_offset));
-                match self.union().copy_range(pairs.0, pairs.1, *len, caller(who)) {
-                    // The kernel copies by reading and writing then.
-                    Err(Errno::XDEV) => {
-                        let mut data = vec![0; usize::try_from(*len).unwrap()];
-                        let n = self.union().read(from, *from_offset, &mut data)?;
-                        self.write(who, to, *to_offset, &data[..n])
-                    }
-                    n => Ok(Outcome::Number(n? as u64)),
-                }
-            }
+            Do::CopyRange { .. } => self.copy_range(who, what),
             Do::Keep { path } => self.keep(path, who),
             Do::Close { kept } => {
                 self.kept.remove(*kept);
