@@ -2,6 +2,8 @@
 //!
 //! CONTRIBUTING.md gives the reasons. Functions over 70 lines are clippy's (`clippy.toml`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
