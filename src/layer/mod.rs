@@ -6,6 +6,7 @@
 pub(crate) mod name;
 pub(crate) mod opaque;
 pub(crate) mod open;
+pub(crate) mod origin;
 pub(crate) mod private;
 pub(crate) mod remove_tree;
 pub(crate) mod upper;

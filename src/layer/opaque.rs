@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys::{self, Errno, FileKind, Result};
 
-use super::name;
+use super::{name, origin};
 
 /// What a layer's directory says about itself.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -13,6 +13,8 @@ pub(crate) struct DirMarks {
     pub opaque: bool,
     /// Empty regular files in it may be whiteouts (`overlay.opaque` = `x`).
     pub xattr_whiteouts: bool,
+    /// Some of its objects may be copies that keep their origin's inode number.
+    pub copies: bool,
     /// Its contents belong elsewhere (`overlay.redirect`), which is not read.
     pub redirect: bool,
 }
@@ -48,6 +50,8 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<DirMarks> {
             }
         } else if REDIRECT_ATTRS.contains(&attr) {
             marks.redirect = true;
+        } else if origin::COPIES_ATTRS.contains(&attr) {
+            marks.copies = true;
         }
     }
     if !marks.opaque {

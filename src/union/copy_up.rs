@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
 
+use crate::layer::origin;
 use crate::layer::private::is_private;
 use crate::layer::upper::Temp;
 use crate::sys::at::SetTime;
@@ -38,6 +39,18 @@ enum Copy {
     Unnamed(OwnedFd),
     /// A named temporary, and the open file of a regular one.
     Named(Temp, Option<OwnedFd>),
+}
+
+impl Copy {
+    /// Writes down the number under which users know the object, so that it keeps it.
+    fn record_ino(&self, ino: u64) -> Result<()> {
+        let (dir, name) = match self {
+            Self::Unnamed(file) => (file.as_fd(), b"".as_slice()),
+            Self::Named(temp, _) => (temp.dir(), temp.name()),
+        };
+        let real = sys::stat::stat_at(dir, name)?;
+        origin::record(dir, name, ino, real.ino)
+    }
 }
 
 impl Union {
@@ -148,6 +161,10 @@ impl Union {
         if inode.is_unlinked() {
             return self.adopt_orphan(inode, copy);
         }
+        if !inode.by_name {
+            self.mark_copies(&alias.parent, parent.as_fd())?;
+            copy.record_ino(inode.ino())?;
+        }
         let before = sys::stat::fstat(&*parent)?;
         let file = give_name(copy, parent.as_fd(), &alias)?;
         // The directory's entries are the same as before for its users, so are its times.
@@ -155,16 +172,28 @@ impl Union {
         let stat = sys::stat::stat_at(&*parent, &alias.name)?;
         let key = self.inodes.numbers.of(stat.dev, stat.ino);
         if let Some(dir) = &inode.dir {
-            let part = DirPart {
-                layer: 0,
-                xattr_whiteouts: false,
-            };
+            let part = DirPart::new_upper();
             dir.stack.write().insert(0, part);
         }
         self.inodes.rekey(inode, key, inode.by_name);
         inode.set_copied_up();
         if let Some(file) = file {
             self.keep_file(inode, file);
+        }
+        Ok(())
+    }
+
+    /// Marks a directory of the upper, with handle `fd`, as one that may hold copies.
+    ///
+    /// Precondition: its names are locked, or the tree lock is written.
+    pub(super) fn mark_copies(&self, inode: &Inode, fd: BorrowedFd<'_>) -> Result<()> {
+        let dir = dir_of(inode)?;
+        if dir.has_copies() {
+            return Ok(());
+        }
+        origin::mark(fd)?;
+        if let Some(part) = dir.stack.write().first_mut() {
+            part.copies = true;
         }
         Ok(())
     }
@@ -183,10 +212,7 @@ impl Union {
             }
         };
         if let Some(dir) = &inode.dir {
-            let part = DirPart {
-                layer: 0,
-                xattr_whiteouts: false,
-            };
+            let part = DirPart::new_upper();
             dir.stack.write().insert(0, part);
         }
         let held = Held::Handle {

@@ -101,15 +101,13 @@ impl Union {
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
         self.finish_whiteout(fd.as_fd(), name, state, &stat)?;
         // Nothing below shows through: that was checked, or is hidden by the mark it got.
-        let part = DirPart {
-            layer: 0,
-            xattr_whiteouts: false,
-        };
+        let part = DirPart::new_upper();
         let stack = stat.kind().is_dir().then(|| DirStack::from_slice(&[part]));
         let found = Found {
             layer: 0,
             stat,
             stack,
+            ino: None,
         };
         Ok((
             self.intern(

@@ -22,6 +22,19 @@ pub(crate) struct DirPart {
     pub layer: LayerIndex,
     /// Empty files in it may be whiteouts by attribute.
     pub xattr_whiteouts: bool,
+    /// In the upper: some of its objects may be copies that keep their origin's inode number.
+    pub copies: bool,
+}
+
+impl DirPart {
+    /// A part of the upper that was just made.
+    pub fn new_upper() -> Self {
+        Self {
+            layer: 0,
+            xattr_whiteouts: false,
+            copies: false,
+        }
+    }
 }
 
 /// The layers that make up a directory, top first.
@@ -34,6 +47,16 @@ pub(crate) struct Dir {
     pub names: RwLock<()>,
     /// The layers; it changes once, when the directory is copied up (rank 4).
     pub stack: RwLock<DirStack>,
+}
+
+impl Dir {
+    /// True when objects of its upper part may be copies with a number of their own.
+    pub fn has_copies(&self) -> bool {
+        self.stack
+            .read()
+            .first()
+            .is_some_and(|part| part.layer == 0 && part.copies)
+    }
 }
 
 /// A name by which an inode is known.
@@ -158,6 +181,11 @@ impl Inode {
     /// Gives another st_ino.
     pub fn set_ino(&self, ino: u64) {
         self.ino.store(ino, Ordering::Release);
+    }
+
+    /// True for a copy in the upper that keeps the number of its origin.
+    pub fn keeps_ino(&self) -> bool {
+        self.ino() != self.key.load(Ordering::Acquire)
     }
 
     /// The layer of the real object; of a directory, its top one.

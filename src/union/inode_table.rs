@@ -27,6 +27,8 @@ pub(crate) struct Found {
     pub stat: Stat,
     /// The layers of a directory.
     pub stack: Option<DirStack>,
+    /// The st_ino that a copy in the upper keeps from its origin.
+    pub ino: Option<u64>,
 }
 
 /// See the module text. Its maps are leaves of the lock order: no other lock is taken and no call
@@ -121,8 +123,9 @@ impl InodeTable {
         if Self::is_named(&found) {
             return self.intern_named(parent, name, found, number);
         }
+        let ino = found.ino.unwrap_or(number);
         loop {
-            let id = self.by_key.get(&number).map_or(number, |id| *id);
+            let id = self.by_key.get(&number).map_or(ino, |id| *id);
             match self.by_id.entry(id) {
                 Slot::Occupied(slot) => {
                     let inode = slot.get();
@@ -148,7 +151,7 @@ impl InodeTable {
                     let ids = Ids {
                         id,
                         key: number,
-                        ino: number,
+                        ino,
                         by_name: false,
                     };
                     let inode = self.make(parent, name, found, &ids);
@@ -282,12 +285,9 @@ impl InodeTable {
         }
     }
 
-    /// st_ino of the upper object with number `key`: that of the inode it stands for, if known.
-    pub fn ino_of(&self, key: u64) -> u64 {
-        if self.by_key.is_empty() {
-            return key;
-        }
-        self.find(key).map_or(key, |inode| inode.ino())
+    /// st_ino of the inode that stands for the upper object with number `key`, if it is known.
+    pub fn known_ino(&self, key: u64) -> Option<u64> {
+        self.find(key).map(|inode| inode.ino())
     }
 
     /// Gives back `count` references to a node. Returns the inodes that are gone by that.

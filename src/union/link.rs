@@ -48,6 +48,9 @@ impl Union {
                 sys::at::link_at(real.fd(), &real.name, dir, name)
             }
         };
+        if inode.keeps_ino() {
+            self.mark_copies(&parent, fd.as_fd())?;
+        }
         if state.whiteout_entry {
             sys::cred::enter_own();
             upper
@@ -67,6 +70,7 @@ impl Union {
             layer: 0,
             stat,
             stack: None,
+            ino: None,
         };
         Ok(self.intern(
             &parent,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::layer::name::{self, Name, NameBuf};
-use crate::layer::{LayerIndex, whiteout};
+use crate::layer::{LayerIndex, origin, whiteout};
 use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
@@ -86,13 +86,21 @@ impl Union {
         &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
     ) -> Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
+        let with_copies = stack
+            .first()
+            .filter(|part| part.copies && self.layers.is_upper(part.layer));
+        let with_copies = with_copies.map(|part| fd_of(part.layer)).transpose()?;
         self.merge(stack, fd_of, |candidate, layer, dev| {
-            let number = self.inodes.numbers.of(dev, candidate.ino);
-            let ino = if self.layers.is_upper(layer) {
-                self.inodes.ino_of(number)
-            } else {
-                number
-            };
+            let mut ino = self.inodes.numbers.of(dev, candidate.ino);
+            if self.layers.is_upper(layer) {
+                let recorded = || {
+                    let dir = with_copies.as_ref()?.as_fd();
+                    origin::recorded(dir, &candidate.name, candidate.ino)
+                        .ok()
+                        .flatten()
+                };
+                ino = self.inodes.known_ino(ino).or_else(recorded).unwrap_or(ino);
+            }
             let next = position_of(&candidate.name);
             entries.push(DirEntry {
                 name: candidate.name,

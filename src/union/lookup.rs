@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::layer::name::Name;
 use crate::layer::opaque::{self, DirMarks};
+use crate::layer::origin;
 use crate::layer::whiteout::{self, Marker};
 use crate::layer::{LayerIndex, LayerStack};
 use crate::sys::{self, Errno, Result, Stat};
@@ -65,6 +66,7 @@ pub(crate) fn root_stack(layers: &LayerStack) -> Result<DirStack> {
         stack.push(DirPart {
             layer: index,
             xattr_whiteouts: marks.xattr_whiteouts,
+            copies: marks.copies,
         });
         if marks.opaque {
             break;
@@ -116,6 +118,7 @@ impl Union {
     /// Gives `found` an inode and a reference.
     pub(super) fn intern(&self, parent: &Arc<Inode>, name: Name<'_>, mut found: FoundDir) -> Entry {
         let stat = found.found.stat;
+        found.found.ino = self.recorded_ino(parent, name, &found.found);
         let handle = found.handle.take();
         let layer = found.found.layer;
         let inode = self.inodes.intern(parent, name.bytes(), found.found);
@@ -123,6 +126,26 @@ impl Union {
             self.keep_dir_fd(&inode, layer, handle);
         }
         self.entry(&inode, stat)
+    }
+
+    /// The inode number that a copy in the upper keeps, if it is one and is not known yet.
+    fn recorded_ino(&self, parent: &Arc<Inode>, name: Name<'_>, found: &Found) -> Option<u64> {
+        let may_be_copy = parent.dir.as_ref().is_some_and(|dir| dir.has_copies());
+        if !self.layers.is_upper(found.layer) || !may_be_copy {
+            return None;
+        }
+        if self
+            .inodes
+            .find(self.inodes.numbers.of(found.stat.dev, found.stat.ino))
+            .is_some()
+        {
+            return None;
+        }
+        let dir = self.dir_fd(parent, 0).ok()?;
+        // A record that cannot be read leaves the copy with the number of its own.
+        origin::recorded(dir.as_fd(), name.bytes(), found.stat.ino)
+            .ok()
+            .flatten()
     }
 
     /// The entry of an inode whose real object has these attributes.
@@ -178,6 +201,7 @@ impl Union {
                             layer: part.layer,
                             stat,
                             stack: None,
+                            ino: None,
                         };
                         return Ok(Some(FoundDir {
                             found,
@@ -199,6 +223,7 @@ impl Union {
                                 layer: part.layer,
                                 stat,
                                 stack,
+                                ino: None,
                             };
                             found = Some(FoundDir {
                                 found: top,
@@ -234,10 +259,10 @@ impl Union {
                 self.check_supported(part.layer, name, marks)?;
                 // A directory beside its own whiteout was made after it: it hides what is below.
                 let last = marks.opaque || whiteout::marker(dir.as_fd(), bytes)? != Marker::Nothing;
-                let xattr_whiteouts = marks.xattr_whiteouts;
                 let part = DirPart {
                     layer: part.layer,
-                    xattr_whiteouts,
+                    xattr_whiteouts: marks.xattr_whiteouts,
+                    copies: marks.copies,
                 };
                 return Ok(Step::Directory {
                     stat,

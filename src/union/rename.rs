@@ -197,6 +197,8 @@ impl Union {
         }
         self.make_movable(src, dst)?;
         self.make_movable(dst, src)?;
+        self.mark_target(src, dst)?;
+        self.mark_target(dst, src)?;
         let (from, to) = (src.name.bytes(), dst.name.bytes());
         sys::at::rename_at(&*src.fd, from, &*dst.fd, to, RenameFlags::EXCHANGE)?;
         // Both names at once: a file may be reachable by either.
@@ -233,6 +235,19 @@ impl Union {
         Ok(())
     }
 
+    /// Marks the directory that a copy with a number of its own comes into.
+    fn mark_target(&self, moved: &Side<'_>, into: &Side<'_>) -> Result<()> {
+        let keeps = match &moved.inode {
+            Some(inode) => inode.keeps_ino(),
+            None => dir_of(moved.parent)?.has_copies(),
+        };
+        if keeps {
+            self.mark_copies(into.parent, into.fd.as_fd())
+        } else {
+            Ok(())
+        }
+    }
+
     fn replace(&self, src: &Side<'_>, dst: &Side<'_>, want_whiteout: bool) -> Result<()> {
         let upper = self.upper()?;
         match (src.is_dir(), dst.found.as_ref().map(|_| dst.is_dir())) {
@@ -256,6 +271,7 @@ impl Union {
             }
         };
         self.make_movable(src, dst)?;
+        self.mark_target(src, dst)?;
         let hide = src.in_lower || want_whiteout;
         Self::rename_in_upper(upper, src, dst, hide)?;
         if dst_marker && let Err(e) = upper.remove_marker(dst.fd.as_fd(), dst.name.bytes()) {

@@ -1,0 +1,78 @@
+//! The inode number that a copy in the upper keeps from its origin.
+//!
+//! A copy carries the st_ino that it had when it was copied up, and its own real inode number, so
+//! that a record which was itself copied (cp -a of an upper) counts for nothing. A directory of the
+//! upper that may hold such copies carries a mark; elsewhere no one looks for records.
+
+use std::os::fd::BorrowedFd;
+
+use crate::sys::{self, Errno, Result};
+
+/// Records of a copy; where the first may not be written, the second.
+const INO_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.ino", b"user.unionfs.ino"];
+/// Marks of a directory with copies.
+pub(crate) const COPIES_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.copies", b"user.unionfs.copies"];
+
+/// Records `ino` on the object `name` of `dir`, whose real inode number is `real`. Where no
+/// attribute can be had (a symlink of an ordinary user's mount, say), nothing is kept.
+pub(crate) fn record(dir: BorrowedFd<'_>, name: &[u8], ino: u64, real: u64) -> Result<()> {
+    let mut value = [0; 16];
+    value[..8].copy_from_slice(&ino.to_le_bytes());
+    value[8..].copy_from_slice(&real.to_le_bytes());
+    set_first(dir, name, INO_ATTRS, &value)
+}
+
+/// The recorded number of the object `name` of `dir`, whose real inode number is `real`.
+pub(crate) fn recorded(dir: BorrowedFd<'_>, name: &[u8], real: u64) -> Result<Option<u64>> {
+    for attr in INO_ATTRS {
+        let value = match sys::xattr::get(dir, name, attr) {
+            Ok(value) => value,
+            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => None,
+            Err(e) => return Err(e),
+        };
+        if let Some(value) = value {
+            return Ok(parse(&value, real));
+        }
+    }
+    Ok(None)
+}
+
+fn parse(value: &[u8], real: u64) -> Option<u64> {
+    let (ino, own) = value.split_first_chunk::<8>()?;
+    let own = u64::from_le_bytes(own.try_into().ok()?);
+    let ino = u64::from_le_bytes(*ino);
+    (own == real && ino > 1).then_some(ino)
+}
+
+/// Marks a directory as one that may hold copies.
+pub(crate) fn mark(dir: BorrowedFd<'_>) -> Result<()> {
+    set_first(dir, b"", COPIES_ATTRS, b"y")
+}
+
+fn set_first(dir: BorrowedFd<'_>, name: &[u8], attrs: [&[u8]; 2], value: &[u8]) -> Result<()> {
+    for attr in attrs {
+        match sys::xattr::set(dir, name, attr, value, 0) {
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => {}
+            result => return result,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    #[test]
+    fn only_well_formed_records_of_this_very_object_count() {
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&77_u64.to_le_bytes());
+        value[8..].copy_from_slice(&5_u64.to_le_bytes());
+        assert_eq!(parse(&value, 5), Some(77));
+        assert_eq!(parse(&value, 6), None);
+        assert_eq!(parse(&value[..15], 5), None);
+        assert_eq!(parse(b"", 5), None);
+        value[..8].copy_from_slice(&1_u64.to_le_bytes());
+        assert_eq!(parse(&value, 5), None);
+    }
+}
