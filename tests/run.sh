@@ -66,7 +66,6 @@ suite "pjdfstest" tests/suites/pjdfstest.sh unionfs
 suite "pjdfstest, whiteout=overlay" env UNIONFS_OPTIONS=whiteout=overlay tests/suites/pjdfstest.sh unionfs
 suite "fsx" tests/suites/fsx.sh unionfs
 suite "Debian root" tests/suites/debian-root.sh unionfs
-suite "Debian root, whiteout=overlay" env UNIONFS_OPTIONS=whiteout=overlay tests/suites/debian-root.sh unionfs
 
 echo
 printf '%s\n' "${summary[@]}"

@@ -10,7 +10,7 @@ use unionfs::options::Options;
 use crate::harness::{Disk, allowed_difference, case, compare, run_cases};
 use crate::model::Dialects;
 use crate::mounted::{Mounted, Mounter, run};
-use crate::ops::{Do, Result};
+use crate::ops::{Action, Do, Result};
 use crate::plain::{Plain, Users, prepare_thread};
 use crate::tree::{Tree, join, scan_found};
 
@@ -66,6 +66,22 @@ impl Mounter for Kernel {
                 if self.lists_whiteouts_only(victim) =>
             {
                 Some("whiteouts in a directory of one layer only count as entries for overlayfs")
+            }
+            (
+                Do::On {
+                    action: Action::Seek { .. },
+                    ..
+                },
+                _,
+            ) => Some("overlayfs does not keep all holes when it copies up"),
+            (
+                Do::On {
+                    action: Action::RemoveXattr { attr },
+                    ..
+                },
+                Err(Errno::NODATA),
+            ) if attr.starts_with("system.") => {
+                Some("overlayfs looks for an ACL before it copies up to remove it")
             }
             _ => allowed_difference(what, result),
         }

@@ -107,8 +107,8 @@ fn use_it(m: &mut Mount) {
 
 dialects! {
     fn lower_on_another_filesystem(dialect) {
-        let mut layers = layers(dialect);
-        layers.held.push(Box::new(Covered::tmpfs(&layers.lowers[0])));
+        let layers = layers(dialect);
+        let _lower = Covered::tmpfs(&layers.lowers[0]);
         fill(&layers.lowers[0]);
         let mut m = layers.mount();
         use_it(&mut m);
@@ -117,7 +117,7 @@ dialects! {
     fn upper_on_another_filesystem(dialect) {
         let mut layers = layers(dialect);
         let upper = layers.upper.clone().unwrap();
-        layers.held.push(Box::new(Covered::tmpfs(&upper)));
+        let _upper = Covered::tmpfs(&upper);
         if let Some(work) = &mut layers.work {
             *work = upper.join("work");
             fs::create_dir(&*work).unwrap();
@@ -133,12 +133,11 @@ dialects! {
 /// A union of unions: the kernel's below ours, and ours below ours.
 #[test]
 fn lower_that_is_a_union_itself() {
-    let mut layers = Stack::new()
+    let layers = Stack::new()
         .lower([""; 0])
         .lower(["f=below", "d/z=below"])
         .build();
-    let lower = Covered::overlay(&layers.lowers[0], layers.scratch());
-    layers.held.push(Box::new(lower));
+    let _lower = Covered::overlay(&layers.lowers[0], layers.scratch());
     let m = layers.mount();
     m.assert_ls("", &["d", "f"]);
     m.assert_ls("d", &["x", "z"]);

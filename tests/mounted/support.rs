@@ -1,7 +1,6 @@
 //! The fixture: layers from a description, a mount of the built program over them, and at the end
 //! of every test the proof that no lower changed and that nothing is left over.
 
-use std::any::Any;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -126,7 +125,6 @@ impl Stack {
             work,
             lowers,
             mnt,
-            held: Vec::new(),
             dir,
         }
     }
@@ -154,9 +152,6 @@ pub struct Layers {
     pub mnt: PathBuf,
     limit: Duration,
     descriptors: Option<u32>,
-    /// What must live as long as the layers, such as filesystems mounted on them.
-    pub held: Vec<Box<dyn Any + Send + Sync>>,
-    // Last, as it is removed when dropped.
     dir: TempDir,
 }
 

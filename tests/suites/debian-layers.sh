@@ -2,14 +2,12 @@
 # merge has to look like, made with ordinary commands on a plain copy of the base.
 # shellcheck shell=bash
 
-# With FOR_KERNEL=1 the layers have only what kernel overlayfs reads: character devices in place of
-# .wh. files, trusted.overlay.opaque in place of every other mark.
-
-# whiteout DIALECT LAYER PATH: PATH of the layers below is gone.
+# whiteout DIALECT LAYER PATH: PATH of the layers below is gone. Kernel overlayfs does not read
+# .wh. files, so on that target they become character devices.
 whiteout() {
     local dialect=$1 at=$2/$3
     mkdir -p "$(dirname "$at")"
-    [ "$FOR_KERNEL:$dialect" != 1:aufs ] || dialect=chardev
+    [ "$TARGET:$dialect" != overlay:aufs ] || dialect=chardev
     case $dialect in
     aufs) : >"$(dirname "$at")/.wh.$(basename "$at")" ;;
     chardev) mknod "$at" c 0 0 ;;
@@ -26,7 +24,7 @@ whiteout() {
 opaque() {
     local dialect=$1 layer=$2 dir=$3
     mkdir -p "$layer/$dir"
-    [ "$FOR_KERNEL" = 0 ] || dialect=trusted.overlay
+    [ "$TARGET" != overlay ] || dialect=trusted.overlay
     case $dialect in
     aufs) : >"$layer/$dir/.wh..wh..opq" ;;
     *) setfattr -n "$dialect.opaque" -v y "$layer/$dir" ;;
@@ -111,7 +109,7 @@ make_layers() {
     whiteout aufs "$l" $doc/sed
     opaque user.overlay "$l" $doc/gzip
     opaque user.fuseoverlayfs "$l" $doc/grep
-    [ "$FOR_KERNEL" = 1 ] || : >"$l/$doc/.wh.never-existed"
+    [ "$TARGET" = overlay ] || : >"$l/$doc/.wh.never-existed"
     for name in "$l" "$EXPECTED"; do
         mkdir -p "$name/opt/links"
         echo linked >"$name/opt/links/one"
