@@ -127,3 +127,21 @@ pub fn alive(pid: i32) -> bool {
     stat.rsplit_once(") ")
         .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
+
+/// What the threads of a process wait for: what is left to see of one that hangs.
+pub fn threads(pid: i32) -> String {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return "no such process".to_owned();
+    };
+    let describe = |task: fs::DirEntry| {
+        let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let call = read("syscall");
+        format!(
+            "{} {} {}\n",
+            read("comm").trim(),
+            read("wchan"),
+            call.trim()
+        )
+    };
+    tasks.flatten().map(describe).collect()
+}

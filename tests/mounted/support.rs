@@ -15,7 +15,7 @@ use rustix::fs::Mode;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
-use crate::process::{abort, alive, daemons, device_of, finish, run, unionfs, wait_for};
+use crate::process::{abort, alive, daemons, device_of, finish, run, threads, unionfs, wait_for};
 use crate::snapshot::{self, Snapshot};
 use crate::spec::{self, Dialect};
 
@@ -347,6 +347,11 @@ impl Mount {
             return Ok(());
         };
         let gone = wait_for(STEP, || (!alive(live.pid)).then_some(())).is_some();
+        let threads = if gone {
+            String::new()
+        } else {
+            threads(live.pid)
+        };
         if !gone {
             abort(live.connection);
             let _ = rustix::mount::unmount(&self.layers.mnt, UnmountFlags::DETACH);
@@ -356,7 +361,7 @@ impl Mount {
             return Err("the mount hung and was aborted".to_owned());
         }
         if !gone {
-            return Err(format!("daemon {} did not end", live.pid));
+            return Err(format!("daemon {} did not end:\n{threads}", live.pid));
         }
         match device_of(&self.layers.mnt) {
             Some(_) => Err("still mounted after the daemon's end".to_owned()),
