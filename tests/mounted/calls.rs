@@ -141,6 +141,17 @@ impl Mount {
         )
     }
 
+    /// Keeps the kernel from forgetting these: st_ino of what was copied up lasts as long as
+    /// that, and other tests drop the caches of the whole system.
+    #[must_use]
+    pub fn remembered(&self, names: &[&str]) -> Vec<OwnedFd> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        names
+            .iter()
+            .map(|name| self.open(name, flags).unwrap())
+            .collect()
+    }
+
     /// Permission bits with setuid, setgid and sticky.
     pub fn mode(&self, name: &str) -> u32 {
         self.stat(name).unwrap().st_mode & 0o7777

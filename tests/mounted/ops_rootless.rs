@@ -198,6 +198,25 @@ fn umount_verb_through_fusermount3() {
     check_work(&place, &outcome);
 }
 
+/// The end of one daemon must not take away what was mounted on the same place since.
+#[test]
+fn mounted_again_at_once_through_fusermount3() {
+    let _device = DeviceMode::set(0o666);
+    let place = Place::new();
+    let text = "for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do\n\
+                $unionfs -o \"$options\" \"$mnt\"\n\
+                test \"$(cat \"$mnt/f\")\" = lower\n\
+                $unionfs umount \"$mnt\"\ndone";
+    let outcome = place.script(&[], text);
+    place.check();
+    assert!(
+        outcome.status.success(),
+        "{}{}",
+        outcome.stdout,
+        outcome.stderr
+    );
+}
+
 /// Whiteouts of the overlay dialect need no privilege; opaque marks become user xattrs.
 #[test]
 fn overlay_dialect_in_a_user_namespace() {

@@ -127,3 +127,30 @@ pub fn alive(pid: i32) -> bool {
     stat.rsplit_once(") ")
         .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
+
+/// Whether some process sees the mount, in a mount namespace of its own.
+pub fn held_elsewhere(connection: u32) -> bool {
+    let device = format!(" 0:{connection} ");
+    let sees = |entry: fs::DirEntry| {
+        fs::read_to_string(entry.path().join("mountinfo")).is_ok_and(|text| text.contains(&device))
+    };
+    fs::read_dir("/proc").unwrap().flatten().any(sees)
+}
+
+/// What the threads of a process wait for: what is left to see of one that hangs.
+pub fn threads(pid: i32) -> String {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return "no such process".to_owned();
+    };
+    let describe = |task: fs::DirEntry| {
+        let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+        let call = read("syscall");
+        format!(
+            "{} {} {}\n",
+            read("comm").trim(),
+            read("wchan"),
+            call.trim()
+        )
+    };
+    tasks.flatten().map(describe).collect()
+}

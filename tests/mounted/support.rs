@@ -14,7 +14,9 @@ use rustix::fs::Mode;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
-use crate::process::{abort, alive, daemons, device_of, finish, run, unionfs, wait_for};
+use crate::process::{
+    abort, alive, daemons, device_of, finish, held_elsewhere, run, threads, unionfs, wait_for,
+};
 use crate::snapshot::{self, Snapshot};
 use crate::spec::{self, Dialect};
 
@@ -341,7 +343,18 @@ impl Mount {
         let Some(live) = self.live.take() else {
             return Ok(());
         };
-        let gone = wait_for(STEP, || (!alive(live.pid)).then_some(())).is_some();
+        let is_gone = || (!alive(live.pid)).then_some(());
+        let mut gone = wait_for(STEP, is_gone).is_some();
+        // Somebody's `unshare -m` of the meantime took a copy of the mount along: that is not ours
+        // to end, and the daemon is right to serve it.
+        while !gone && held_elsewhere(live.connection) && !live.watcher.is_finished() {
+            gone = wait_for(STEP / 10, is_gone).is_some();
+        }
+        let threads = if gone {
+            String::new()
+        } else {
+            threads(live.pid)
+        };
         if !gone {
             abort(live.connection);
             let _ = rustix::mount::unmount(&self.layers.mnt, UnmountFlags::DETACH);
@@ -351,7 +364,7 @@ impl Mount {
             return Err("the mount hung and was aborted".to_owned());
         }
         if !gone {
-            return Err(format!("daemon {} did not end", live.pid));
+            return Err(format!("daemon {} did not end:\n{threads}", live.pid));
         }
         match device_of(&self.layers.mnt) {
             Some(_) => Err("still mounted after the daemon's end".to_owned()),
