@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::Failure;
-use crate::sys::fusermount::fusermount;
+use crate::sys::fusermount;
 
 /// Takes away what is mounted at `mountpoint`.
 ///
@@ -18,7 +18,7 @@ pub fn umount(mountpoint: &Path) -> Result<(), Failure> {
     };
     match umount2(mountpoint, MntFlags::empty()) {
         Ok(()) => Ok(()),
-        Err(Errno::EPERM) => fusermount(mountpoint, false).map_err(|reason| fail(&reason)),
+        Err(Errno::EPERM) => fusermount::unmount(mountpoint, false).map_err(|reason| fail(&reason)),
         Err(Errno::EINVAL) => Err(fail(&"not a mountpoint")),
         Err(errno) => Err(fail(&errno.desc())),
     }

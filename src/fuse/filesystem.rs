@@ -252,11 +252,12 @@ impl Filesystem for UnionFs {
     }
 
     fn write(
-        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, data: &[u8],
+        &self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, data: &[u8],
         write_flags: WriteFlags, _flags: OpenFlags, _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let clear = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let clears = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let clear = clears.then(|| caller(req));
         if self.union.needs_copy_up(ino.0) {
             let data = data.to_vec();
             return self.slowly(move |union| {

@@ -1,15 +1,15 @@
 //! Mounting and the session.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{Config, MountOption, SessionACL};
+use fuser::{Config, SessionACL};
 
 use crate::options::SUBTYPE;
 use crate::sys::mount::{FuseMount, MountFlags as Flags};
-use crate::sys::{self, Errno};
+use crate::sys::{self, Errno, fusermount};
 use crate::union::Union;
 
 use super::filesystem::UnionFs;
@@ -97,32 +97,35 @@ impl MountFlags {
         }
     }
 
-    /// For fusermount3, through fuser.
+    /// For fusermount3, which adds what an ordinary user must have (nosuid, nodev).
+    fn for_helper(&self) -> OsString {
+        let mut options = OsString::from(format!("subtype={SUBTYPE},default_permissions,fsname="));
+        for &byte in self.source.as_bytes() {
+            if byte == b',' || byte == b'\\' {
+                options.push("\\");
+            }
+            options.push(OsStr::from_bytes(&[byte]));
+        }
+        let flags = [
+            (self.allow_other, ",allow_other"),
+            (self.read_only, ",ro"),
+            (self.nosuid, ",nosuid"),
+            (self.nodev, ",nodev"),
+            (self.noexec, ",noexec"),
+            (self.noatime, ",noatime"),
+            (self.dirsync, ",dirsync"),
+            (self.sync, ",sync"),
+        ];
+        for (_, option) in flags.into_iter().filter(|(on, _)| *on) {
+            options.push(option);
+        }
+        options
+    }
+
+    /// For the session.
     fn config(&self) -> Config {
-        let on = |flag: bool, yes, no| if flag { yes } else { no };
-        let mut options = vec![
-            MountOption::FSName(self.source.to_string_lossy().into_owned()),
-            MountOption::Subtype(SUBTYPE.into()),
-            MountOption::DefaultPermissions,
-            on(self.read_only, MountOption::RO, MountOption::RW),
-            on(self.nosuid, MountOption::NoSuid, MountOption::Suid),
-            on(self.nodev, MountOption::NoDev, MountOption::Dev),
-            on(self.noexec, MountOption::NoExec, MountOption::Exec),
-        ];
-        let optional = [
-            (self.noatime, MountOption::NoAtime),
-            (self.dirsync, MountOption::DirSync),
-            (self.sync, MountOption::Sync),
-        ];
-        options.extend(
-            optional
-                .into_iter()
-                .filter(|(on, _)| *on)
-                .map(|(_, option)| option),
-        );
         let cpus = std::thread::available_parallelism().map_or(2, usize::from);
         let mut config = Config::default();
-        config.mount_options = options;
         config.acl = if self.allow_other {
             SessionACL::All
         } else {
@@ -149,21 +152,23 @@ impl Session {
             mountpoint: mountpoint.to_owned(),
             reason,
         };
-        let filesystem = UnionFs::new(union);
-        let session = match sys::mount::mount_fuse(&flags.direct(mountpoint)) {
-            Ok(fd) => {
-                let config = flags.config();
-                let acl = config.acl;
-                fuser::Session::from_fd(filesystem, fd, acl, config).inspect_err(|_| {
-                    // Nothing may stay mounted that no one serves.
-                    let _ = sys::mount::unmount(mountpoint.as_os_str().as_bytes(), true);
-                })
-            }
-            // fusermount3 may do what we may not. Its errors speak for themselves.
-            Err(Errno::PERM) => fuser::Session::new(filesystem, mountpoint, &flags.config()),
+        let fd = match sys::mount::mount_fuse(&flags.direct(mountpoint)) {
+            Ok(fd) => fd,
+            // fusermount3 may do what we may not.
+            Err(Errno::PERM) => fusermount::mount(mountpoint, &flags.for_helper()).map_err(fail)?,
             Err(e) => return Err(fail(explain(e))),
         };
-        let session = session.map_err(|e| fail(one_line(&e)))?;
+        let config = flags.config();
+        let acl = config.acl;
+        let unmounter = Unmounter {
+            mountpoint: Arc::new(mountpoint.to_owned()),
+        };
+        let session = fuser::Session::from_fd(UnionFs::new(union), fd, acl, config)
+            .inspect_err(|_| {
+                // Nothing may stay mounted that no one serves.
+                let _ = unmounter.detach();
+            })
+            .map_err(|e| fail(one_line(&e)))?;
         Ok(Self {
             session,
             mountpoint: mountpoint.to_owned(),
@@ -199,7 +204,7 @@ impl Unmounter {
         let path = self.mountpoint.as_os_str();
         match sys::mount::unmount(path.as_bytes(), true) {
             Ok(()) => Ok(()),
-            Err(Errno::PERM) => sys::fusermount::fusermount(&self.mountpoint, true),
+            Err(Errno::PERM) => fusermount::unmount(&self.mountpoint, true),
             Err(e) => Err(std::io::Error::from(e).to_string()),
         }
         .map_err(|reason| FuseError::Unmount {

@@ -1,27 +1,73 @@
-//! Unmounting through fusermount3.
+//! Mounting and unmounting through fusermount3, libfuse's setuid helper for ordinary users.
+//!
+//! fuser speaks this protocol too, but ties the mount to its session, which at its end unmounts
+//! whatever is mounted at the path by then: possibly a new mount at the same place.
 
-use std::ffi::OsString;
-use std::io;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 /// Where the helper may be when PATH, which a service may lack, does not lead to it.
 const HELPERS: [&str; 3] = ["fusermount3", "/usr/bin/fusermount3", "/bin/fusermount3"];
 
-/// Unmounts by the setuid helper of libfuse, for ordinary users.
+/// Mounts with the options `options` (one comma-separated text); the descriptor is the connection.
 ///
 /// # Errors
-/// Its own words, or that it is not installed.
-pub(crate) fn fusermount(mountpoint: &Path, lazy: bool) -> Result<(), String> {
+/// The helper's own words, or that it is not installed.
+pub(crate) fn mount(mountpoint: &Path, options: &OsStr) -> Result<OwnedFd, String> {
+    let (ours, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
+    // The helper must inherit its end; a duplicate is not closed at exec.
+    let theirs = rustix::io::dup(&theirs).map_err(|e| e.to_string())?;
+    run(|helper| {
+        Command::new(helper)
+            .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+            .arg("-o")
+            .arg(options)
+            .arg("--")
+            .arg(mountpoint)
+            .output()
+    })?;
+    drop(theirs);
+    receive(&ours).ok_or_else(|| "fusermount3 sent no connection".to_owned())
+}
+
+/// The descriptor that the helper sent.
+fn receive(socket: &UnixStream) -> Option<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut data = [IoSliceMut::new(&mut byte)];
+    rustix::net::recvmsg(socket, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC).ok()?;
+    control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    })
+}
+
+/// Unmounts.
+///
+/// # Errors
+/// The helper's own words, or that it is not installed.
+pub(crate) fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), String> {
     let options: &[&str] = if lazy {
         &["-u", "-z", "--"]
     } else {
         &["-u", "--"]
     };
-    // The variable that the mounting side (fuser) obeys too.
+    run(|helper| Command::new(helper).args(options).arg(mountpoint).output())
+}
+
+/// Calls the first helper that is there.
+fn run(call: impl Fn(&OsStr) -> io::Result<Output>) -> Result<(), String> {
     let chosen = std::env::var_os("FUSERMOUNT_PATH").map(|helper| vec![helper]);
     for helper in chosen.unwrap_or_else(|| HELPERS.map(OsString::from).to_vec()) {
-        match Command::new(&helper).args(options).arg(mountpoint).output() {
+        match call(&helper) {
             Ok(output) if output.status.success() => return Ok(()),
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stderr);

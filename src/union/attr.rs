@@ -58,21 +58,21 @@ impl Union {
         let file = self.file(inode, true)?;
         sys::file::truncate(&*file, size)?;
         if caller.uid != 0 {
-            self.clear_set_ids(inode, &file)?;
+            self.clear_set_ids(inode, &file, caller)?;
         }
         Ok(())
     }
 
-    /// Clears the set-user-id bit, and the set-group-id bit of a file that its group may execute,
-    /// after a write by someone without CAP_FSETID. The kernel asks us to where it knows of the
+    /// Clears the set-user-id bit, and the set-group-id bit of a file that its group may execute or
+    /// that is not of the caller's groups, after a write by someone without CAP_FSETID. The kernel asks us to where it knows of the
     /// write; capabilities are cleared by the backing filesystem itself.
     pub(super) fn clear_set_ids(
-        &self, inode: &Arc<Inode>, file: &impl std::os::fd::AsFd,
+        &self, inode: &Arc<Inode>, file: &impl std::os::fd::AsFd, caller: Caller,
     ) -> Result<()> {
         let stat: Stat = sys::stat::fstat(file)?;
         let mut mode = stat.mode & 0o7777;
         mode &= !libc::S_ISUID;
-        if mode & libc::S_IXGRP != 0 {
+        if mode & libc::S_ISGID != 0 && (mode & libc::S_IXGRP != 0 || !caller.in_group(stat.gid)) {
             mode &= !libc::S_ISGID;
         }
         if mode == stat.mode & 0o7777 {

@@ -54,16 +54,18 @@ impl Union {
         sys::file::read_full(&*file, buf, offset)
     }
 
-    /// Writes `data`; `clear_set_ids` when the writer may not keep set-id bits.
+    /// Writes `data`; `clear_for` names the writer when it may not keep set-id bits.
     ///
     /// # Errors
     /// What pwrite(2) gives; part of the data may have been written when fewer bytes are returned.
-    pub fn write(&self, id: u64, offset: u64, data: &[u8], clear_set_ids: bool) -> Result<usize> {
+    pub fn write(
+        &self, id: u64, offset: u64, data: &[u8], clear_for: Option<Caller>,
+    ) -> Result<usize> {
         let inode = self.inodes.get(id)?;
         self.ensure_upper(&inode, Need::All)?;
         let file = self.file(&inode, true)?;
-        if clear_set_ids {
-            self.clear_set_ids(&inode, &file)?;
+        if let Some(caller) = clear_for {
+            self.clear_set_ids(&inode, &file, caller)?;
         }
         sys::file::write_full(&*file, data, offset)
     }
@@ -103,7 +105,7 @@ impl Union {
         let file = self.file(&inode, true)?;
         sys::file::fallocate(&*file, mode, offset, len)?;
         if caller.uid != 0 {
-            self.clear_set_ids(&inode, &file)?;
+            self.clear_set_ids(&inode, &file, caller)?;
         }
         Ok(())
     }
@@ -137,7 +139,7 @@ impl Union {
             .min(i32::MAX as usize);
         let copied = sys::file::copy_range(&*src, from.1, &*file, to.1, len)?;
         if caller.uid != 0 {
-            self.clear_set_ids(&dst, &file)?;
+            self.clear_set_ids(&dst, &file, caller)?;
         }
         Ok(copied)
     }

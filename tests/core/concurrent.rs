@@ -235,7 +235,7 @@ fn use_node(union: &Union, dice: &mut Dice, id: u64) -> Result<(), Errno> {
     };
     match attr.kind() {
         FileKind::Regular if dice.roll(2) == 0 => {
-            let n = union.write(id, dice.roll(5000), b"data", false);
+            let n = union.write(id, dice.roll(5000), b"data", None);
             assert_eq!(n.expect("write to a referenced file"), 4);
             let mut buf = [0; 100];
             union
@@ -363,7 +363,7 @@ fn racing_copy_ups_give_one_result() {
                 id,
                 30_000 + thread,
                 &[b'0' + u8::try_from(thread).unwrap()],
-                false,
+                None,
             );
             assert_eq!(n.expect("write"), 1);
         });
@@ -394,7 +394,7 @@ fn a_copy_up_racing_with_an_unlink_loses_no_write_to_the_kept_node() {
         race(2, move |thread| {
             gate.wait();
             if thread == 0 {
-                assert_eq!(shared.write(id, 0, b"new", false).expect("write"), 3);
+                assert_eq!(shared.write(id, 0, b"new", None).expect("write"), 3);
             } else {
                 shared.unlink(ROOT, b"a").expect("unlink");
             }

@@ -89,7 +89,7 @@ fn many_unlinked_files_stay_usable_with_few_descriptors() {
         }
     }
     for (at, id) in kept.iter().enumerate() {
-        assert_eq!(union.write(*id, 5, b" more", false).unwrap(), 5);
+        assert_eq!(union.write(*id, 5, b" more", None).unwrap(), 5);
         let set = SetAttr {
             mode: Some(0o640),
             size: Some(10),

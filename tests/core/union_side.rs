@@ -171,7 +171,9 @@ impl UnionSide {
     }
 
     fn write(&self, who: Who, id: u64, offset: u64, data: &[u8]) -> Result {
-        let n = self.union().write(id, offset, data, who.uid != 0)?;
+        let n = self
+            .union()
+            .write(id, offset, data, (who.uid != 0).then(|| caller(who)))?;
         assert_eq!(n, data.len(), "a short write");
         Ok(Outcome::Number(n as u64))
     }
