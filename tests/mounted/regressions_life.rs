@@ -77,7 +77,13 @@ fn unmount_commands_end_the_daemon() {
             "unionfs" => crate::process::unionfs(),
             other => other,
         };
-        let outcome = finish(Command::new(program).args(words).arg(m.path()));
+        let words: Vec<_> = words.collect();
+        // A process just forked by another test may hold a copy of a descriptor for a moment.
+        let outcome = crate::process::wait_for(std::time::Duration::from_secs(10), || {
+            let outcome = finish(Command::new(&program).args(&words).arg(m.path()));
+            (!outcome.stderr.contains("busy")).then_some(outcome)
+        });
+        let outcome = outcome.expect("busy");
         assert!(outcome.status.success(), "{command}: {}", outcome.stderr);
         m.ended().unwrap();
         m.mount_again();
