@@ -80,7 +80,7 @@ fn unmount_commands_end_the_daemon() {
         let words: Vec<_> = words.collect();
         // A process just forked by another test may hold a copy of a descriptor for a moment.
         let outcome = crate::process::wait_for(std::time::Duration::from_secs(10), || {
-            let outcome = finish(Command::new(&program).args(&words).arg(m.path()));
+            let outcome = finish(Command::new(program).args(&words).arg(m.path()));
             (!outcome.stderr.contains("busy")).then_some(outcome)
         });
         let outcome = outcome.expect("busy");
