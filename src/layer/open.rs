@@ -308,6 +308,26 @@ fn check_overlaps(
             return Err(overlap(opened, outer));
         }
     }
+    check_inner_paths(&all)
+}
+
+/// Finds overlaps that the way up from a bind mount does not lead to: each layer's path from the
+/// root of its filesystem, as the mount table has it.
+fn check_inner_paths(all: &[&Opened]) -> Result<(), LayerError> {
+    let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mut inner: Vec<(u64, PathBuf, &Opened)> = Vec::with_capacity(all.len());
+    for opened in all {
+        if let Some(path) = sys::mount::inner_path(&table, &opened.fd) {
+            inner.push((opened.stat.dev, path, opened));
+        }
+    }
+    // In this order a path comes right before the paths below it.
+    inner.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    for pair in inner.windows(2) {
+        if pair[0].0 == pair[1].0 && pair[1].1.starts_with(&pair[0].1) {
+            return Err(overlap(pair[1].2, pair[0].2));
+        }
+    }
     Ok(())
 }
 

@@ -42,6 +42,11 @@ pub(crate) fn reopen_dir(fd: impl AsFd) -> Result<OwnedFd> {
     rustix::fs::openat(fd, c".", flags, Mode::empty())
 }
 
+/// True when a descriptor was opened with O_APPEND.
+pub(crate) fn is_append(fd: impl AsFd) -> Result<bool> {
+    Ok(rustix::fs::fcntl_getfl(fd)?.contains(OFlags::APPEND))
+}
+
 /// Takes an exclusive lock without waiting; EWOULDBLOCK when another open file holds it.
 pub(crate) fn try_lock(fd: impl AsFd) -> Result<()> {
     rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive)

@@ -1,6 +1,9 @@
 //! Mount calls: private clones of a layer's mount, and unmounting.
 
+use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use rustix::fs::{CWD, Mode, OFlags};
 pub(crate) use rustix::mount::MountFlags;
@@ -127,4 +130,53 @@ pub(crate) fn id(fd: impl AsFd) -> Option<u64> {
     let flags = rustix::fs::AtFlags::EMPTY_PATH;
     let got = rustix::fs::statx(fd, c"", flags, rustix::fs::StatxFlags::MNT_ID).ok()?;
     (got.stx_mask & rustix::fs::StatxFlags::MNT_ID.bits() != 0).then_some(got.stx_mnt_id)
+}
+
+/// The path of the directory `fd` from the root of its filesystem, by the mount table `mountinfo`
+/// (the text of /proc/self/mountinfo); `None` when the table does not say.
+pub(crate) fn inner_path(mountinfo: &[u8], fd: impl AsFd) -> Option<PathBuf> {
+    let id = id(fd.as_fd())?.to_string();
+    let path = super::fd::real_path(fd).ok()?;
+    let line = mountinfo
+        .split(|&b| b == b'\n')
+        .find(|line| line.split(|&b| b == b' ').next() == Some(id.as_bytes()))?;
+    let mut fields = line.split(|&b| b == b' ');
+    let root = PathBuf::from(OsString::from_vec(unescape(fields.nth(3)?)));
+    let mountpoint = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
+    Some(root.join(path.strip_prefix(mountpoint).ok()?))
+}
+
+/// Undoes the octal escapes of /proc/self/mountinfo.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        let code = tail.get(..3).and_then(|t| std::str::from_utf8(t).ok());
+        match code
+            .and_then(|c| u8::from_str_radix(c, 8).ok())
+            .filter(|_| first == b'\\')
+        {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unescape;
+
+    #[test]
+    fn mount_table_escapes_are_undone() {
+        assert_eq!(unescape(b"/a\\040b\\134c"), b"/a b\\c");
+        assert_eq!(unescape(b"/a\\"), b"/a\\");
+        assert_eq!(unescape(b"/a\\9"), b"/a\\9");
+    }
 }

@@ -43,9 +43,32 @@ impl Union {
             self.truncate(&inode, size, caller)?;
         }
         if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() || has_times(set) {
-            self.with_real(&inode, |real| set_on(real, set))?;
+            self.set_on_inode(&inode, set, caller)?;
         }
         self.attr_of(&inode)
+    }
+
+    fn set_on_inode(&self, inode: &Arc<Inode>, set: &SetAttr, caller: Caller) -> Result<()> {
+        if let Some(dir) = &inode.dir {
+            // A copy-up below sets the directory's times back to what it found; not in between.
+            let _tree = self.tree.read();
+            let _names = dir.read_names();
+            return set_on(&self.real(inode)?, set);
+        }
+        let before = match set.uid.or(set.gid) {
+            Some(_) if caller.uid != 0 => Some(self.with_real(inode, Real::stat)?),
+            _ => None,
+        };
+        self.with_real(inode, |real| {
+            set_on(real, set)?;
+            // chown clears set-id bits by itself, but for the caller's rights it takes ours.
+            let keeps = |s: &Stat| s.mode & libc::S_ISGID != 0 && !caller.in_group(s.gid);
+            if set.mode.is_none() && before.as_ref().is_some_and(keeps) {
+                let mode = real.stat()?.mode;
+                sys::at::chmod_at(real.fd(), &real.name, mode & !libc::S_ISGID)?;
+            }
+            Ok(())
+        })
     }
 
     /// Sets the size of a file of the upper, as a write by `caller`.
@@ -64,8 +87,9 @@ impl Union {
     }
 
     /// Clears the set-user-id bit, and the set-group-id bit of a file that its group may execute or
-    /// that is not of the caller's groups, after a write by someone without CAP_FSETID. The kernel asks us to where it knows of the
-    /// write; capabilities are cleared by the backing filesystem itself.
+    /// that is not of the caller's groups, after a write by someone without CAP_FSETID. The kernel
+    /// asks us to where it knows of the write; capabilities are cleared by the backing filesystem
+    /// itself.
     pub(super) fn clear_set_ids(
         &self, inode: &Arc<Inode>, file: &impl std::os::fd::AsFd, caller: Caller,
     ) -> Result<()> {

@@ -43,13 +43,16 @@ enum Copy {
 
 impl Copy {
     /// Writes down the number under which users know the object, so that it keeps it.
-    fn record_ino(&self, ino: u64) -> Result<()> {
-        let (dir, name) = match self {
-            Self::Unnamed(file) => (file.as_fd(), b"".as_slice()),
-            Self::Named(temp, _) => (temp.dir(), temp.name()),
-        };
-        let real = sys::stat::stat_at(dir, name)?;
+    fn record_ino(&self, ino: u64, real: &Stat) -> Result<()> {
+        let (dir, name) = self.real();
         origin::record(dir, name, ino, real.ino)
+    }
+
+    fn real(&self) -> (BorrowedFd<'_>, &[u8]) {
+        match self {
+            Self::Unnamed(file) => (file.as_fd(), b""),
+            Self::Named(temp, _) => (temp.dir(), temp.name()),
+        }
     }
 }
 
@@ -161,15 +164,17 @@ impl Union {
         if inode.is_unlinked() {
             return self.adopt_orphan(inode, copy);
         }
+        // All that may fail comes before the name.
+        let (dir, name) = copy.real();
+        let stat = sys::stat::stat_at(dir, name)?;
         if !inode.by_name {
             self.mark_copies(&alias.parent, parent.as_fd())?;
-            copy.record_ino(inode.ino())?;
+            copy.record_ino(inode.ino(), &stat)?;
         }
         let before = sys::stat::fstat(&*parent)?;
         let file = give_name(copy, parent.as_fd(), &alias)?;
         // The directory's entries are the same as before for its users, so are its times.
         restore_times(parent.as_fd(), &before);
-        let stat = sys::stat::stat_at(&*parent, &alias.name)?;
         let key = self.inodes.numbers.of(stat.dev, stat.ino);
         if let Some(dir) = &inode.dir {
             let part = DirPart::new_upper();

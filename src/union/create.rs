@@ -138,7 +138,8 @@ impl Union {
             return make(parent, name.bytes());
         }
         let stage = self.stage(parent)?;
-        let stage_dir = sys::at::open_dir_path(stage.dir(), stage.name(), true)?;
+        let open = || sys::at::open_dir_path(stage.dir(), stage.name(), true);
+        let stage_dir = self.with_descriptors(open)?;
         let file = make(stage_dir.as_fd(), b"x")?;
         let mut flags = RenameFlags::empty();
         if sys::stat::stat_at(&stage_dir, b"x")?.kind().is_dir() {

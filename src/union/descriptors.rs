@@ -146,7 +146,8 @@ impl Union {
                 if let (Some(Held::Handle { fd: held, .. }), 0) = (place.held.as_deref(), layer) {
                     break Arc::clone(held);
                 }
-                let alias = place.alias.as_ref().ok_or(Errno::STALE)?;
+                let moved = place.lower.as_deref().filter(|_| layer > 0);
+                let alias = moved.or(place.alias.as_ref()).ok_or(Errno::STALE)?;
                 (Arc::clone(&alias.parent), NameBuf::from_slice(&alias.name))
             };
             missing.push((current, name));
@@ -242,10 +243,23 @@ impl Union {
         if let Some(fd) = self.descriptors.files.get(&key) {
             return Ok(fd);
         }
+        if !write && layer == 0 {
+            // What is open for writing can be read too, even if the mode forbids opening it anew.
+            let key = (inode.serial, layer, Use::Write);
+            if let Some(fd) = self.descriptors.files.get(&key) {
+                return Ok(fd);
+            }
+        }
         if write && !self.in_upper(inode) {
             return Err(Errno::ROFS);
         }
-        let fd = Arc::new(self.open_file(inode, layer, write)?);
+        let mut tries = 0;
+        let fd = loop {
+            match self.open_file(inode, layer, write) {
+                Err(Errno::STALE) if tries < 3 => tries += 1,
+                result => break Arc::new(result?),
+            }
+        };
         // A copy-up may have happened meanwhile; the key holds the layer, so what is kept under
         // it stays true.
         self.descriptors.files.insert(key, Arc::clone(&fd));
@@ -268,11 +282,22 @@ impl Union {
                         result => return result,
                     }
                 }
-                real.open(flags, same_mount)
+                match real.open(flags, same_mount) {
+                    // An append-only file; who may open it so was checked at open.
+                    Err(Errno::PERM) if write => real.open(flags | OFlags::APPEND, same_mount),
+                    result => result,
+                }
             })
         })?;
-        if sys::stat::fstat(&fd)?.kind() != FileKind::Regular {
+        let stat = sys::stat::fstat(&fd)?;
+        if stat.kind() != FileKind::Regular {
             return Err(Errno::IO);
+        }
+        let key = inode.key.load(std::sync::atomic::Ordering::Acquire);
+        let is_it = key == 0 || key == self.inodes.numbers.of(stat.dev, stat.ino);
+        if !is_it && inode.layer() == layer {
+            // The name was given to another file between the look and the call.
+            return Err(Errno::STALE);
         }
         if opaque::is_metacopy(&fd) {
             let layer = self.layers.get(layer).path.display();
@@ -280,6 +305,11 @@ impl Union {
             return Err(Errno::IO);
         }
         Ok(fd)
+    }
+
+    /// Closes the cached files of an inode whose flags were changed: they decide what may be opened.
+    pub(super) fn reopen_files(&self, inode: &Inode) {
+        self.descriptors.forget(inode);
     }
 
     /// Keeps the descriptor of a file that was just made in the upper.

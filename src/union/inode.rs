@@ -104,6 +104,8 @@ pub(crate) struct Place {
     /// Further names of a linked file of the upper.
     #[allow(clippy::box_collection)] // One word in the many inodes that have none.
     pub more: Option<Box<Vec<Alias>>>,
+    /// Where a moved directory's parts in the lowers are: the name it had there.
+    pub lower: Option<Box<Alias>>,
     /// The way to an upper object that no known name leads to.
     pub held: Option<Box<Held>>,
 }
@@ -162,6 +164,7 @@ impl Inode {
             place: RwLock::new(Place {
                 alias: new.alias,
                 more: None,
+                lower: None,
                 held: None,
             }),
             dir: new.stack.map(|stack| {
@@ -261,14 +264,17 @@ impl Inode {
     }
 
     /// Replaces a name by another, as a rename does; the pins of the parents move along. Returns
-    /// the old parent, whose pin the caller gives up.
+    /// the old parent, whose pin the caller gives up. `has_lower` says that lowers had a part in
+    /// the directory under the old name.
     pub fn move_alias(
-        &self, from: (&Inode, &[u8]), to: (&Arc<Inode>, &[u8]),
+        &self, from: (&Inode, &[u8]), to: (&Arc<Inode>, &[u8]), has_lower: bool,
     ) -> Option<Arc<Inode>> {
         let mut place = self.place.write();
         let is_it =
             |a: &&mut Alias| std::ptr::eq(&raw const *a.parent, from.0) && *a.name == *from.1;
-        let Place { alias, more, .. } = &mut *place;
+        let Place {
+            alias, more, lower, ..
+        } = &mut *place;
         let all = alias
             .iter_mut()
             .chain(more.iter_mut().flat_map(|more| more.iter_mut()));
@@ -278,7 +284,13 @@ impl Inode {
             parent: Arc::clone(to.0),
             name: to.1.into(),
         };
-        Some(std::mem::replace(known, new).parent)
+        let old = std::mem::replace(known, new);
+        if has_lower && lower.is_none() {
+            // Objects of the lowers without a name may still be in use below it. The pin stays.
+            *lower = Some(Box::new(old));
+            return None;
+        }
+        Some(old.parent)
     }
 
     /// Marks the object as without a name in the union.

@@ -172,6 +172,11 @@ impl InodeTable {
             inode.add_alias(parent, name);
             return true;
         }
+        Self::is_known_as(inode, parent, name)
+    }
+
+    /// True when the inode's first name is this one, or it has none.
+    fn is_known_as(inode: &Inode, parent: &Arc<Inode>, name: &[u8]) -> bool {
         let place = inode.place.read();
         let is_it = |a: &Alias| Arc::ptr_eq(&a.parent, parent) && *a.name == *name;
         place.alias.as_ref().is_none_or(is_it)
@@ -190,13 +195,15 @@ impl InodeTable {
             }
         };
         match self.by_id.entry(id) {
-            Slot::Occupied(slot) if slot.get().by_name => {
-                slot.get().refs.fetch_add(1, Ordering::AcqRel);
-                Arc::clone(slot.get())
-            }
             Slot::Occupied(slot) => {
-                // Lost a race for the number as node id.
+                let inode = Arc::clone(slot.get());
+                inode.refs.fetch_add(1, Ordering::AcqRel);
                 drop(slot);
+                if inode.by_name && Self::is_known_as(&inode, parent, name) {
+                    return inode;
+                }
+                // The id is another object's: lost a race for the number as node id.
+                self.forget(inode.id, 1);
                 let id = self.numbers.fresh();
                 self.by_name.insert((parent.serial, name.into()), id);
                 self.intern_named(parent, name, found, number)
@@ -317,7 +324,8 @@ impl InodeTable {
             self.drop_traces(&inode);
             let place = inode.place.read();
             let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
-            pending.extend(place.alias.iter().chain(more).map(|a| (a.parent.id, 1)));
+            let all = place.alias.iter().chain(more).chain(place.lower.as_deref());
+            pending.extend(all.map(|a| (a.parent.id, 1)));
             drop(place);
             gone.push(inode);
         }

@@ -32,7 +32,12 @@ impl Union {
             // After a copy-up of nothing too: truncating sets the times and clears set-id bits.
             return self.truncate(&inode, 0, caller);
         }
-        self.file(&inode, true).map(|_| ())
+        let file = self.file(&inode, true)?;
+        // An append-only file can be opened by us only so; then the caller must have asked so.
+        if !mode.append && sys::fd::is_append(&*file)? {
+            return Err(Errno::PERM);
+        }
+        Ok(())
     }
 
     fn regular(&self, inode: &Inode) -> Result<()> {
@@ -88,7 +93,8 @@ impl Union {
             };
             return sys::file::sync(&dir, data_only);
         }
-        let file = self.file(&inode, true)?;
+        // Any descriptor will do, and the file may be one that cannot be opened for writing.
+        let file = self.file(&inode, false)?;
         sys::file::sync(&*file, data_only)
     }
 
@@ -157,7 +163,11 @@ impl Union {
         match inode.kind {
             FileKind::Regular => {
                 let file = self.file(&inode, false)?;
-                sys::ioctl::attribute(&*file, command, input, out)
+                let result = sys::ioctl::attribute(&*file, command, input, out);
+                if changes {
+                    self.reopen_files(&inode);
+                }
+                result
             }
             FileKind::Directory => {
                 let dir = {

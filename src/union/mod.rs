@@ -7,8 +7,8 @@
 //! 1. [`Inode::copying`]: held by the one thread that copies the inode up, while its data move.
 //!    Of a chain of directories that are copied up, one at a time.
 //! 2. [`Union::tree`]: read by every operation that walks or changes names, for the duration of
-//!    its system calls but never while data are copied; written by renames that move a directory
-//!    or cross directories, so that no path changes under a walk.
+//!    its system calls but never while data are copied; written by rename, so that no path
+//!    changes under a walk.
 //! 3. [`inode::Dir::names`]: read by lookups and listings of the directory, written by changes of
 //!    its names. Two directories: the one with the lower serial first; only with `tree` written.
 //! 4. [`Inode::place`], [`inode::Dir::stack`]: momentary, no call is made under them.

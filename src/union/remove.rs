@@ -149,18 +149,21 @@ impl Leaving {
         let in_upper = found.layer == 0 && union.layers.upper.is_some();
         if let Some(inode) = inode.as_ref().filter(|_| in_upper) {
             let dir = union.dir_fd(parent, 0)?;
-            let held = if inode.kind.is_dir() || union.descriptors.may_hold() {
+            let link =
+                |temp: BorrowedFd<'_>, new: &[u8]| sys::at::link_at(&*dir, name.bytes(), temp, new);
+            let by_handle = inode.kind.is_dir() || union.descriptors.may_hold();
+            let upper = union.upper()?;
+            let linked = (!by_handle).then(|| upper.temp(link)).and_then(Result::ok);
+            // A link may be refused (their number is limited); then a handle after all.
+            let held = if let Some(link) = linked {
+                Held::Link(Arc::new(link))
+            } else {
                 let open = || sys::at::open_path(&*dir, name.bytes());
                 let handle = union.with_descriptors(open)?;
                 Held::Handle {
                     fd: Arc::new(handle),
                     _permit: union.descriptors.held.take(),
                 }
-            } else {
-                let link = |temp: BorrowedFd<'_>, new: &[u8]| {
-                    sys::at::link_at(&*dir, name.bytes(), temp, new)
-                };
-                Held::Link(Arc::new(union.upper()?.temp(link)?))
             };
             inode.place.write().held = Some(Box::new(held));
         }

@@ -74,7 +74,11 @@ impl Union {
         self.ensure_upper(&to, Need::All)?;
         // Copying up happens without locks; should someone replace the source meanwhile, again.
         for _ in 0..8 {
-            self.bring_up(&from, name)?;
+            match self.bring_up(&from, name) {
+                // What is wrong with the target comes before what we cannot do.
+                Err(Errno::XDEV) => return Err(self.refusal(&to, new_name, flags)),
+                result => result?,
+            }
             if exchange {
                 self.bring_up(&to, new_name)?;
             }
@@ -84,6 +88,35 @@ impl Union {
             }
         }
         Err(Errno::BUSY)
+    }
+
+    /// Why a directory with lower contents does not move to `name`.
+    fn refusal(&self, parent: &Arc<Inode>, name: Name<'_>, flags: RenameFlags) -> Errno {
+        let Ok(dir) = dir_of(parent) else {
+            return Errno::NOTDIR;
+        };
+        let _tree = self.tree.read();
+        let _names = dir.read_names();
+        let Ok(Some(found)) = self.find(parent, name, 0) else {
+            return Errno::XDEV;
+        };
+        let found = found.found;
+        let known = self.known(parent, name, &found);
+        let inode = known.as_ref().map(|k| &k.inode);
+        if flags.contains(RenameFlags::NOREPLACE) {
+            return Errno::EXIST;
+        }
+        if flags.contains(RenameFlags::EXCHANGE) {
+            return Errno::XDEV;
+        }
+        match (
+            found.stat.kind().is_dir(),
+            self.is_empty(parent, name, &found, inode),
+        ) {
+            (false, _) => Errno::NOTDIR,
+            (true, Ok(false)) => Errno::NOTEMPTY,
+            _ => Errno::XDEV,
+        }
     }
 
     /// Copies up the object that is to move; a directory only if nothing of a lower shows in it.
@@ -195,44 +228,47 @@ impl Union {
         if target.layer != 0 {
             return Err(Errno::AGAIN);
         }
-        self.make_movable(src, dst)?;
-        self.make_movable(dst, src)?;
+        let src_lower = self.make_movable(src, dst)?;
+        let dst_lower = self.make_movable(dst, src)?;
         self.mark_target(src, dst)?;
         self.mark_target(dst, src)?;
         let (from, to) = (src.name.bytes(), dst.name.bytes());
         sys::at::rename_at(&*src.fd, from, &*dst.fd, to, RenameFlags::EXCHANGE)?;
-        // Both names at once: a file may be reachable by either.
-        let mut left = Vec::new();
-        for (side, other) in [(src, dst), (dst, src)] {
-            if let Some(inode) = &side.inode {
-                let from = (&**side.parent, side.name.bytes());
-                left.extend(inode.move_alias(from, (other.parent, other.name.bytes())));
-            }
-        }
-        for parent in left {
-            self.forget(parent.id, 1);
-        }
+        self.moved(src, dst, src_lower);
+        self.moved(dst, src, dst_lower);
         Ok(())
     }
 
     /// Makes a directory stand alone in the upper, if lowers have something at its old or at its
     /// new name.
-    fn make_movable(&self, moved: &Side<'_>, there: &Side<'_>) -> Result<()> {
+    ///
+    /// Returns whether lowers have a part in it, which ends with the rename.
+    fn make_movable(&self, moved: &Side<'_>, there: &Side<'_>) -> Result<bool> {
         let Some(inode) = moved.inode.as_ref().filter(|_| moved.is_dir()) else {
-            return Ok(());
+            return Ok(false);
         };
         if self.shows_lower_locked(inode)? {
             return Err(Errno::XDEV);
         }
         if there.hides_something() {
-            self.upper()?
-                .set_opaque(moved.fd.as_fd(), moved.name.bytes())?;
+            let upper = self.upper()?;
+            let (parent, name) = (moved.fd.as_fd(), moved.name.bytes());
+            self.with_descriptors(|| upper.set_opaque(parent, name))?;
         }
-        if let Some(dir) = &inode.dir {
-            // Nothing of the lowers shows in it, and at its new place they have no part in it.
+        Ok(inode.stack().len() > 1)
+    }
+
+    /// The object is at its new place: nothing of the lowers showed in a directory, and there
+    /// they have no part in it.
+    fn moved(&self, side: &Side<'_>, to: &Side<'_>, has_lower: bool) {
+        let Some(inode) = &side.inode else { return };
+        if let Some(dir) = inode.dir.as_ref().filter(|_| has_lower) {
             dir.stack.write().truncate(1);
         }
-        Ok(())
+        let from = (&**side.parent, side.name.bytes());
+        if let Some(parent) = inode.move_alias(from, (to.parent, to.name.bytes()), has_lower) {
+            self.forget(parent.id, 1);
+        }
     }
 
     /// Marks the directory that a copy with a number of its own comes into.
@@ -270,7 +306,7 @@ impl Union {
                 Some(Leaving::prepare(self, dst.parent, dst.name, inode, found)?)
             }
         };
-        self.make_movable(src, dst)?;
+        let src_lower = self.make_movable(src, dst)?;
         self.mark_target(src, dst)?;
         let hide = src.in_lower || want_whiteout;
         Self::rename_in_upper(upper, src, dst, hide)?;
@@ -281,13 +317,7 @@ impl Union {
         if let Some(leaving) = leaving {
             leaving.done(self);
         }
-        if let Some(inode) = &src.inode {
-            let from = (&**src.parent, src.name.bytes());
-            let left = inode.move_alias(from, (dst.parent, dst.name.bytes()));
-            if let Some(parent) = left {
-                self.forget(parent.id, 1);
-            }
-        }
+        self.moved(src, dst, src_lower);
         Ok(())
     }
 
@@ -298,9 +328,10 @@ impl Union {
             return Ok(false);
         };
         let (parent, name) = (dst.fd.as_fd(), dst.name.bytes());
-        let old = sys::at::open_dir_path(parent, name, true)?;
+        let old = self.with_descriptors(|| sys::at::open_dir_path(parent, name, true))?;
+        let readable = self.with_descriptors(|| sys::fd::reopen_dir(&old))?;
         let mut has_content = false;
-        sys::dir::for_each_entry(&sys::fd::reopen_dir(&old)?, |_| {
+        sys::dir::for_each_entry(&readable, |_| {
             has_content = true;
             Ok(())
         })?;
@@ -317,9 +348,16 @@ impl Union {
         } else if dst.in_lower {
             opaque::set_attr(clean.dir(), clean.name())?;
         }
+        let new = sys::stat::stat_at(clean.dir(), clean.name())?;
         clean.publish(parent, name, RenameFlags::EXCHANGE)?;
         if let Some(inode) = &dst.inode {
             self.forget_dir_fd(inode, 0);
+            // It stands alone on disk from now on, whether or not the rename comes to its end.
+            if let Some(dir) = &inode.dir {
+                dir.stack.write().truncate(1);
+            }
+            self.inodes
+                .rekey(inode, self.inodes.numbers.of(new.dev, new.ino), false);
         }
         Ok(added)
     }
@@ -331,8 +369,8 @@ impl Union {
         if dst.state.whiteout_entry && src.is_dir() {
             // A directory cannot replace the whiteout device; they change places.
             rename(RenameFlags::EXCHANGE)?;
-            if !hide {
-                sys::at::unlink_at(&*src.fd, from)?;
+            if !hide && let Err(e) = sys::at::unlink_at(&*src.fd, from) {
+                tracing::warn!("a needless whiteout could not be removed: {e}");
             }
             return Ok(());
         }
@@ -357,7 +395,11 @@ impl Union {
         // A filesystem without RENAME_WHITEOUT: a whiteout file bridges the moment.
         upper.write_marker_beside(src.fd.as_fd(), from)?;
         rename(RenameFlags::empty()).inspect_err(|_| undo())?;
-        upper.write_whiteout(src.fd.as_fd(), from, false)?;
-        upper.remove_marker(src.fd.as_fd(), from)
+        // The rename is done, and the file hides as well as the device that would replace it.
+        let tidy = upper.write_whiteout(src.fd.as_fd(), from, false);
+        if let Err(e) = tidy.and_then(|_| upper.remove_marker(src.fd.as_fd(), from)) {
+            tracing::warn!("a whiteout file could not be replaced by a device: {e}");
+        }
+        Ok(())
     }
 }

@@ -101,6 +101,8 @@ pub struct OpenMode {
     pub write: bool,
     /// O_TRUNC.
     pub truncate: bool,
+    /// O_APPEND.
+    pub append: bool,
 }
 
 impl OpenMode {
@@ -110,6 +112,7 @@ impl OpenMode {
         Self {
             write,
             truncate: flags & libc::O_TRUNC != 0,
+            append: flags & libc::O_APPEND != 0,
         }
     }
 }

@@ -31,6 +31,7 @@ const BY_ROOT: Caller = Caller {
     pid: 0,
 };
 const WRITE: OpenMode = OpenMode {
+    append: false,
     write: true,
     truncate: false,
 };

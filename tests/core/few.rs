@@ -72,6 +72,7 @@ fn many_unlinked_files_stay_usable_with_few_descriptors() {
     };
     let union = open_union(&options).unwrap();
     let write = OpenMode {
+        append: false,
         write: true,
         truncate: false,
     };

@@ -216,6 +216,7 @@ fn renaming_a_directory_with_a_merged_directory_in_it_loses_nothing() {
         fs::write(stack.lower("a/sub/two"), "2").unwrap();
         let union = stack.union();
         let write = OpenMode {
+            append: false,
             write: true,
             truncate: false,
         };
@@ -243,6 +244,7 @@ fn the_number_of_a_known_file_stays_when_it_is_copied_up() {
     let id = walk(&union, "a").unwrap();
     let before = union.getattr(id).unwrap().ino;
     let write = OpenMode {
+        append: false,
         write: true,
         truncate: false,
     };

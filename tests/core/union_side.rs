@@ -143,6 +143,7 @@ impl UnionSide {
     ) -> Result {
         let (parent, name) = self.parent(path)?;
         let open = OpenMode {
+            append: false,
             write: true,
             truncate: false,
         };
@@ -235,6 +236,7 @@ impl UnionSide {
         );
         if action.on_data() && !opened && !matches!(action, Action::OpenTruncate) {
             let mode = OpenMode {
+                append: false,
                 write: writes,
                 truncate: false,
             };
@@ -267,6 +269,8 @@ impl UnionSide {
             }
             Action::OpenTruncate => {
                 let mode = OpenMode {
+                    append: false,
+                    append: false,
                     write: true,
                     truncate: true,
                 };
@@ -377,6 +381,7 @@ impl UnionSide {
         let id = self.walk(path)?;
         if self.union().getattr(id)?.kind() == FileKind::Regular {
             let mode = OpenMode {
+                append: false,
                 write: true,
                 truncate: false,
             };

@@ -25,6 +25,7 @@ mod ops_times;
 mod ops_xattr;
 mod process;
 mod regressions_copy_up;
+mod regressions_failed_steps;
 mod regressions_layers;
 mod regressions_life;
 mod regressions_modes;
