@@ -270,7 +270,6 @@ impl UnionSide {
             Action::OpenTruncate => {
                 let mode = OpenMode {
                     append: false,
-                    append: false,
                     write: true,
                     truncate: true,
                 };
