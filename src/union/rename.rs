@@ -70,12 +70,23 @@ impl Union {
         if from.is_unlinked() || to.is_unlinked() {
             return Err(Errno::NOENT);
         }
+        if Arc::ptr_eq(&from, &to) && name == new_name {
+            // One and the same name: nothing happens, so nothing is copied up.
+            let entry = self.lookup(from.id, name.bytes())?.ok_or(Errno::NOENT)?;
+            self.forget(entry.id, 1);
+            let refused = flags.contains(RenameFlags::NOREPLACE);
+            return if refused { Err(Errno::EXIST) } else { Ok(()) };
+        }
         self.ensure_upper(&from, Need::All)?;
         self.ensure_upper(&to, Need::All)?;
         // Copying up happens without locks; should someone replace the source meanwhile, again.
         for _ in 0..8 {
             match self.bring_up(&from, name) {
                 // What is wrong with the target comes before what we cannot do.
+                Err(Errno::XDEV) if is_within(&to, &from, name) => return Err(Errno::INVAL),
+                Err(Errno::XDEV) if exchange && is_within(&from, &to, new_name) => {
+                    return Err(Errno::INVAL);
+                }
                 Err(Errno::XDEV) => return Err(self.refusal(&to, new_name, flags)),
                 result => result?,
             }
@@ -402,4 +413,16 @@ impl Union {
         }
         Ok(())
     }
+}
+
+/// True when `dir` is the directory `name` of `parent`, or below it.
+fn is_within(dir: &Arc<Inode>, parent: &Arc<Inode>, name: Name<'_>) -> bool {
+    let mut next = dir.alias();
+    while let Some(alias) = next {
+        if Arc::ptr_eq(&alias.parent, parent) && *alias.name == *name.bytes() {
+            return true;
+        }
+        next = alias.parent.alias();
+    }
+    false
 }
