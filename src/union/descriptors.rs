@@ -146,8 +146,12 @@ impl Union {
                 if let (Some(Held::Handle { fd: held, .. }), 0) = (place.held.as_deref(), layer) {
                     break Arc::clone(held);
                 }
-                let moved = place.lower.as_deref().filter(|_| layer > 0);
-                let alias = moved.or(place.alias.as_ref()).ok_or(Errno::STALE)?;
+                if let Some(path) = place.lower.as_ref().filter(|_| layer > 0) {
+                    let path = path.to_vec();
+                    drop(place);
+                    break self.lower_dir(&path, layer)?;
+                }
+                let alias = place.alias.as_ref().ok_or(Errno::STALE)?;
                 (Arc::clone(&alias.parent), NameBuf::from_slice(&alias.name))
             };
             missing.push((current, name));
@@ -161,6 +165,17 @@ impl Union {
                 .dirs
                 .insert((inode.serial, layer, Use::Path), Arc::clone(&next));
             fd = next;
+        }
+        Ok(fd)
+    }
+
+    /// A handle of the directory at `path` below the root of a layer, name by name.
+    fn lower_dir(&self, path: &[u8], layer: LayerIndex) -> Result<Arc<OwnedFd>> {
+        let layer = self.layers.get(layer);
+        let mut fd = Arc::clone(&layer.root);
+        for name in path.split(|&b| b == b'/') {
+            let open = || sys::at::open_dir_path(&*fd, name, layer.same_mount);
+            fd = Arc::new(self.with_descriptors(open)?);
         }
         Ok(fd)
     }

@@ -104,8 +104,10 @@ pub(crate) struct Place {
     /// Further names of a linked file of the upper.
     #[allow(clippy::box_collection)] // One word in the many inodes that have none.
     pub more: Option<Box<Vec<Alias>>>,
-    /// Where a moved directory's parts in the lowers are: the name it had there.
-    pub lower: Option<Box<Alias>>,
+    /// Where a moved directory's parts in the lowers are: the path, with slashes, from the root of
+    /// the layer. Objects of the lowers without a name may still be in use below it.
+    #[allow(clippy::box_collection)] // One word in the many inodes that have none.
+    pub lower: Option<Box<Vec<u8>>>,
     /// The way to an upper object that no known name leads to.
     pub held: Option<Box<Held>>,
 }
@@ -264,10 +266,10 @@ impl Inode {
     }
 
     /// Replaces a name by another, as a rename does; the pins of the parents move along. Returns
-    /// the old parent, whose pin the caller gives up. `has_lower` says that lowers had a part in
-    /// the directory under the old name.
+    /// the old parent, whose pin the caller gives up. `lower_path` is where lowers have parts of a
+    /// directory, if they have.
     pub fn move_alias(
-        &self, from: (&Inode, &[u8]), to: (&Arc<Inode>, &[u8]), has_lower: bool,
+        &self, from: (&Inode, &[u8]), to: (&Arc<Inode>, &[u8]), lower_path: Option<Vec<u8>>,
     ) -> Option<Arc<Inode>> {
         let mut place = self.place.write();
         let is_it =
@@ -284,13 +286,33 @@ impl Inode {
             parent: Arc::clone(to.0),
             name: to.1.into(),
         };
-        let old = std::mem::replace(known, new);
-        if has_lower && lower.is_none() {
-            // Objects of the lowers without a name may still be in use below it. The pin stays.
-            *lower = Some(Box::new(old));
-            return None;
+        if lower.is_none() {
+            *lower = lower_path.map(Box::new);
         }
-        Some(old.parent)
+        Some(std::mem::replace(known, new).parent)
+    }
+
+    /// Where the lowers have their parts of a directory, from the root of the layers.
+    ///
+    /// Precondition: the tree lock is held.
+    pub fn lower_path(self: &Arc<Self>) -> Vec<u8> {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut current = Arc::clone(self);
+        loop {
+            let alias = {
+                let place = current.place.read();
+                if let Some(path) = &place.lower {
+                    names.push(path.to_vec());
+                    break;
+                }
+                place.alias.clone()
+            };
+            let Some(alias) = alias else { break };
+            names.push(alias.name.into_vec());
+            current = alias.parent;
+        }
+        names.reverse();
+        names.join(&b'/')
     }
 
     /// Marks the object as without a name in the union.

@@ -324,8 +324,7 @@ impl InodeTable {
             self.drop_traces(&inode);
             let place = inode.place.read();
             let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
-            let all = place.alias.iter().chain(more).chain(place.lower.as_deref());
-            pending.extend(all.map(|a| (a.parent.id, 1)));
+            pending.extend(place.alias.iter().chain(more).map(|a| (a.parent.id, 1)));
             drop(place);
             gone.push(inode);
         }

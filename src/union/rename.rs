@@ -276,8 +276,9 @@ impl Union {
         if let Some(dir) = inode.dir.as_ref().filter(|_| has_lower) {
             dir.stack.write().truncate(1);
         }
+        let lower_path = has_lower.then(|| inode.lower_path());
         let from = (&**side.parent, side.name.bytes());
-        if let Some(parent) = inode.move_alias(from, (to.parent, to.name.bytes()), has_lower) {
+        if let Some(parent) = inode.move_alias(from, (to.parent, to.name.bytes()), lower_path) {
             self.forget(parent.id, 1);
         }
     }
