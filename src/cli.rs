@@ -100,6 +100,12 @@ struct MountArgs {
     /// Debug: stay in the foreground and log everything
     #[arg(short = 'd')]
     debug: bool,
+    /// Serve with one thread, as libfuse's programs do
+    #[arg(short = 's')]
+    single: bool,
+    /// Say nothing about options that are not known
+    #[arg(long)]
+    sloppy: bool,
     /// Where the union appears; a word before it is shown as the mount's device
     #[arg(value_name = "[SOURCE] MOUNTPOINT", required = true, num_args = 1..=2)]
     operands: Vec<OsString>,
@@ -136,10 +142,16 @@ impl MountArgs {
         let Some(mountpoint) = mountpoint.map(PathBuf::from) else {
             return Err(CliError::Usage("the mountpoint is empty".to_owned()));
         };
-        let mut options = options::parse(&self.options)?;
-        options.source = options.source.or(source);
+        let mut options = options::parse_with_source(source.as_deref(), &self.options)?;
         if self.debug {
             options.log.get_or_insert_with(|| "debug".to_owned());
+        }
+        if self.single {
+            options.threads = Some(1);
+        }
+        if self.sloppy {
+            options.ignored.clear();
+            options.warnings.clear();
         }
         Ok(Mount {
             options,
@@ -299,7 +311,8 @@ mod tests {
         );
         assert_eq!(
             message(&["/m"]),
-            "option lowerdir: missing, at least one lower directory is needed"
+            "option lowerdir: missing, at least one lower directory is needed \
+             (or SOURCE, br=, dirs=)"
         );
         assert_eq!(
             message(&["-o", "lowerdir=/l,whiteout=x", "/m"]),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::fuse::{FuseError, MountFlags, Session};
+use crate::fuse::{FuseError, Session};
 use crate::layer::{LayerError, LayerStack};
 use crate::options::Options;
 use crate::sys::{self, Errno};
@@ -36,7 +36,7 @@ enum Reason {
 pub struct Prepared {
     union: Arc<Union>,
     mountpoint: PathBuf,
-    flags: MountFlags,
+    options: Options,
 }
 
 /// A mount that has answered the kernel's first request.
@@ -63,23 +63,10 @@ pub fn prepare(options: &Options, mountpoint: &Path) -> Result<Prepared, MountEr
         return Err(at(Errno::NOTDIR.into()).into());
     }
     let union = open_union(options)?;
-    let flags = MountFlags {
-        source: options.source.clone().unwrap_or_else(|| "unionfs".into()),
-        // Root serves all users, as any filesystem does; for others the kernel's rules hold.
-        allow_other: options.allow_other.unwrap_or_else(sys::cred::is_root),
-        read_only: union.is_read_only(),
-        nosuid: options.kernel_flags.nosuid,
-        nodev: options.kernel_flags.nodev,
-        noexec: options.kernel_flags.noexec,
-        noatime: options.kernel_flags.noatime,
-        dirsync: options.kernel_flags.dirsync,
-        sync: options.kernel_flags.sync,
-        threads: options.threads,
-    };
     Ok(Prepared {
         union: Arc::new(union),
         mountpoint: real,
-        flags,
+        options: options.clone(),
     })
 }
 
@@ -105,7 +92,7 @@ impl Prepared {
     /// # Errors
     /// The kernel's or fusermount3's words, on one line; nothing stays mounted then.
     pub fn mount(self) -> Result<Mounted, MountError> {
-        let session = Session::mount(self.union, &self.mountpoint, &self.flags);
+        let session = Session::mount(self.union, &self.mountpoint, &self.options);
         Ok(Mounted {
             session: session.map_err(Reason::from)?,
         })

@@ -1,17 +1,23 @@
 //! What a mount is asked to be: plain data, and the `-o` text it comes from. No I/O.
 
+mod apply;
+#[cfg(test)]
+mod branch_tests;
+mod branches;
+mod error;
 mod grammar;
+pub mod table;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::ffi::{OsStr, OsString};
 use std::ops::RangeInclusive;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+pub use error::OptionError;
 pub use grammar::{quote, quote_path};
-
-use grammar::Field;
 
 /// The second half of the filesystem type: a mount shows as `fuse.unionfs`.
 pub const SUBTYPE: &str = "unionfs";
@@ -42,25 +48,82 @@ pub struct KernelFlags {
     pub nodev: bool,
     /// Nothing can be executed.
     pub noexec: bool,
+    /// Symbolic links are not followed.
+    pub nosymfollow: bool,
     /// Reading does not change access times.
     pub noatime: bool,
+    /// Reading a directory does not change its access time.
+    pub nodiratime: bool,
+    /// Reading always changes access times.
+    pub strictatime: bool,
+    /// Times that changed are written back late.
+    pub lazytime: bool,
     /// Directory changes are synchronous.
     pub dirsync: bool,
     /// All writes are synchronous.
     pub sync: bool,
 }
 
+/// A read-only layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lower {
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its whiteouts and opaque markers hide what is below, which is what everybody wants but who
+    /// asks for aufs's plain `=ro`.
+    pub whiteouts: bool,
+}
+
+impl<P: Into<PathBuf>> From<P> for Lower {
+    fn from(path: P) -> Self {
+        Self {
+            path: path.into(),
+            whiteouts: true,
+        }
+    }
+}
+
+/// How long the kernel may keep what it was told; `None`: without end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheTimes {
+    /// Attributes.
+    pub attr: Option<Duration>,
+    /// Names that are there.
+    pub entry: Option<Duration>,
+    /// Names that are not there.
+    pub negative: Option<Duration>,
+}
+
+/// Who may enter the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Allow {
+    /// All users when root mounts it, else the mounting user alone.
+    #[default]
+    Default,
+    /// All users.
+    Other,
+    /// The mounting user and root.
+    Root,
+    /// The mounting user alone.
+    Owner,
+}
+
 /// Everything a mount is asked to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct Options {
     /// The read-only layers, top first; never empty after [`parse`].
-    pub lowers: Vec<PathBuf>,
+    pub lowers: Vec<Lower>,
     /// The layer that takes changes.
     pub upper: Option<PathBuf>,
     /// Where temporary objects are made; on the filesystem of the upper.
     pub work: Option<PathBuf>,
     /// The dialect written to the upper.
     pub whiteout: WhiteoutForm,
+    /// Each whiteout file is an inode of its own, not a link to `.wh..wh.aufs`.
+    pub separate_whiteouts: bool,
+    /// Every new directory is marked opaque, even where nothing is below it.
+    pub always_opaque: bool,
     /// No changes are taken: asked for, or there is no upper.
     pub read_only: bool,
     /// fsync does nothing: faster, and a crash may lose everything written.
@@ -69,91 +132,62 @@ pub struct Options {
     pub threads: Option<usize>,
     /// The device name shown in /proc/mounts.
     pub source: Option<OsString>,
-    /// Whether other users may enter the mount; `None`: decided at mount.
-    pub allow_other: Option<bool>,
+    /// Who may enter the mount.
+    pub allow: Allow,
+    /// The mount goes away when its daemon dies, however it dies.
+    pub auto_unmount: bool,
     /// The flags of the mount itself.
     pub kernel_flags: KernelFlags,
+    /// How long the kernel keeps what it was told.
+    pub cache: CacheTimes,
+    /// Reads and writes go past the page cache.
+    pub direct_io: bool,
+    /// Largest read request, in bytes; `None`: the kernel's choice.
+    pub max_read: Option<u32>,
+    /// Largest write request, in bytes; `None`: 1 MiB.
+    pub max_write: Option<u32>,
+    /// Permission bits that every object shows as unset, all others as set.
+    pub umask: Option<u32>,
+    /// Figures of statfs(2) add up over the filesystems of all layers.
+    pub sum_statfs: bool,
+    /// SELinux labels for the kernel: `context=` and its like, as they are.
+    pub labels: Vec<OsString>,
+    /// Change the flags of the mount that is there; mount nothing.
+    pub remount: bool,
     /// The log filter: a level, or a list of `target=level`.
     pub log: Option<String>,
     /// Where the log goes instead of stderr or syslog.
     pub log_file: Option<PathBuf>,
     /// Words nobody knows, as they were given; each deserves one warning.
     pub ignored: Vec<OsString>,
+    /// What else deserves a warning, in whole lines.
+    pub warnings: Vec<String>,
 }
 
-/// Why an `-o` text cannot be used. Always one line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OptionError {
-    /// There is nothing to show.
-    #[error("option lowerdir: missing, at least one lower directory is needed")]
-    NoLower,
-    /// The option is a word without its value, or the value is empty.
-    #[error("option {option}: needs a value, {expected}")]
-    NeedsValue {
-        /// The option's name.
-        option: String,
-        /// What would be right.
-        expected: &'static str,
-    },
-    /// The value is none of those the option knows.
-    #[error("option {option}: '{value}' is not {expected}")]
-    BadValue {
-        /// The option's name.
-        option: String,
-        /// What was given.
-        value: String,
-        /// What would be right.
-        expected: &'static str,
-    },
-    /// One part of `lowerdir=` is empty.
-    #[error("option lowerdir: part {part} of the list is empty (\\: writes a colon)")]
-    EmptyPart {
-        /// Which part, counted from 1.
-        part: usize,
-    },
-    /// A value begins with a double quote and nothing ends it.
-    #[error("option {option}: the double quote is never closed")]
-    OpenQuote {
-        /// The option's name.
-        option: String,
-    },
-    /// There is text between the closing quote and the next comma.
-    #[error("option {option}: text after the closing double quote")]
-    AfterQuote {
-        /// The option's name.
-        option: String,
-    },
-    /// The option would need what only mount(8) or the kernel can do.
-    #[error("option remount: a running mount is changed by mount -i -o remount, not by unionfs")]
-    Remount,
-}
-
-/// Bytes from outside as text for a message: one line, whatever they are.
-fn shown(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
-        _ => bytes.escape_ascii().to_string(),
-    }
-}
-
-/// Reads the values of all `-o` in their order; where two disagree the later one counts.
+/// Reads the values of all `-o` in their order. Of two values for one option the later one counts,
+/// but for those that name a layer: two that differ are an error.
 ///
 /// Relative paths stay relative, see [`Options::make_absolute`].
 ///
 /// # Errors
-/// When a known option has a value it cannot have, or there is no `lowerdir=`.
+/// When a known option has a value it cannot have, two options contradict each other, or there is
+/// no layer to show.
 pub fn parse(raw: &[OsString]) -> Result<Options, OptionError> {
-    let mut options = Options::default();
+    parse_with_source(None, raw)
+}
+
+/// The same, with the word that stands before the mountpoint. It is the name the mount shows, and
+/// when the options name no layers, it is them: a list as in `lowerdir=`, or branches as
+/// unionfs-fuse has them (`/u=RW:/l=RO`).
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with_source(source: Option<&OsStr>, raw: &[OsString]) -> Result<Options, OptionError> {
+    let mut reader = apply::Reader::default();
     for text in raw {
-        for field in grammar::fields(text.as_bytes())? {
-            options.apply(field)?;
-        }
+        reader.read(text)?;
     }
-    if options.lowers.is_empty() {
-        return Err(OptionError::NoLower);
-    }
-    options.read_only |= options.upper.is_none();
-    Ok(options)
+    reader.finish(source)
 }
 
 impl Options {
@@ -163,10 +197,15 @@ impl Options {
         self.source.as_deref().unwrap_or(OsStr::new(DEFAULT_SOURCE))
     }
 
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let others = [&mut self.upper, &mut self.work, &mut self.log_file];
+        let lowers = self.lowers.iter_mut().map(|lower| &mut lower.path);
+        lowers.chain(others.into_iter().flatten())
+    }
+
     /// Puts `base` in front of every relative path.
     pub fn make_absolute(&mut self, base: &Path) {
-        let others = [&mut self.upper, &mut self.work, &mut self.log_file];
-        for path in self.lowers.iter_mut().chain(others.into_iter().flatten()) {
+        for path in self.paths() {
             // `join` keeps a path that is absolute already.
             *path = base.join(&*path);
         }
@@ -174,215 +213,7 @@ impl Options {
 
     /// True when [`Options::make_absolute`] would change something.
     #[must_use]
-    pub fn has_relative_paths(&self) -> bool {
-        let others = [&self.upper, &self.work, &self.log_file];
-        self.lowers
-            .iter()
-            .chain(others.into_iter().flatten())
-            .any(|path| path.is_relative())
-    }
-
-    fn apply(&mut self, field: Field<'_>) -> Result<(), OptionError> {
-        let known = match field.value {
-            Some(_) => self.apply_value(field)?,
-            None => self.apply_word(field.name)?,
-        };
-        if !known {
-            self.ignored.push(OsString::from_vec(field.text.to_vec()));
-        }
-        Ok(())
-    }
-
-    /// `name=value`; false when the name is not known.
-    fn apply_value(&mut self, field: Field<'_>) -> Result<bool, OptionError> {
-        let value = Value {
-            option: field.name,
-            raw: field.value.unwrap_or_default(),
-        };
-        match field.name {
-            b"lowerdir" => self.lowers = value.paths()?,
-            b"upperdir" => self.upper = Some(value.path()?),
-            b"workdir" => self.work = Some(value.path()?),
-            b"whiteout" => self.whiteout = value.choose(&WHITEOUT_FORMS, EXPECTED_WHITEOUT)?,
-            b"fsync" => self.volatile = value.choose(&[("0", true), ("1", false)], "0 or 1")?,
-            b"threads" => self.threads = Some(value.number(THREADS, EXPECTED_THREADS)?),
-            b"fsname" => self.source = Some(value.text()?),
-            b"log" => self.log = Some(value.utf8()?),
-            b"log_file" => self.log_file = Some(value.path()?),
-            name => return Ok(quiet_value(name)),
-        }
-        Ok(true)
-    }
-
-    /// A word without a value; false when it is not known.
-    fn apply_word(&mut self, word: &[u8]) -> Result<bool, OptionError> {
-        let flags = &mut self.kernel_flags;
-        let (flag, value) = match word {
-            b"ro" => (&mut self.read_only, true),
-            b"rw" => (&mut self.read_only, false),
-            b"volatile" => (&mut self.volatile, true),
-            b"allow_other" => (self.allow_other.insert(true), true),
-            b"noallow_other" => (self.allow_other.insert(false), false),
-            b"nosuid" => (&mut flags.nosuid, true),
-            b"suid" => (&mut flags.nosuid, false),
-            b"nodev" => (&mut flags.nodev, true),
-            b"dev" => (&mut flags.nodev, false),
-            b"noexec" => (&mut flags.noexec, true),
-            b"exec" => (&mut flags.noexec, false),
-            b"noatime" => (&mut flags.noatime, true),
-            b"atime" | b"relatime" | b"strictatime" => (&mut flags.noatime, false),
-            b"dirsync" => (&mut flags.dirsync, true),
-            b"sync" => (&mut flags.sync, true),
-            b"async" => (&mut flags.sync, false),
-            b"remount" => return Err(OptionError::Remount),
-            _ => {
-                return match needs_value(word) {
-                    Some(expected) => Err(OptionError::NeedsValue {
-                        option: shown(word),
-                        expected,
-                    }),
-                    None => Ok(quiet_word(word)),
-                };
-            }
-        };
-        *flag = value;
-        Ok(true)
-    }
-}
-
-const WHITEOUT_FORMS: [(&str, WhiteoutForm); 2] = [
-    ("aufs", WhiteoutForm::Aufs),
-    ("overlay", WhiteoutForm::Overlay),
-];
-const EXPECTED_WHITEOUT: &str = "aufs or overlay";
-const EXPECTED_THREADS: &str = "a number from 1 to 64";
-const EXPECTED_PATH: &str = "a directory";
-
-/// What the value of an option should be, for those that are nothing without one.
-fn needs_value(name: &[u8]) -> Option<&'static str> {
-    Some(match name {
-        b"lowerdir" => "a list of directories with colons between them",
-        b"upperdir" | b"workdir" => EXPECTED_PATH,
-        b"whiteout" => EXPECTED_WHITEOUT,
-        b"fsync" => "0 or 1",
-        b"threads" => EXPECTED_THREADS,
-        b"fsname" => "a name",
-        b"log" => "a level such as info or debug",
-        b"log_file" => "a file",
-        _ => return None,
-    })
-}
-
-/// Words with a value that are for others (the kernel's overlay, mount(8), fstab) and change
-/// nothing here.
-fn quiet_value(name: &[u8]) -> bool {
-    const NAMES: [&[u8]; 11] = [
-        b"xino",
-        b"redirect_dir",
-        b"index",
-        b"metacopy",
-        b"nfs_export",
-        b"uhelper",
-        b"helper",
-        b"comment",
-        b"subtype",
-        b"user_id",
-        b"group_id",
-    ];
-    NAMES.contains(&name) || for_mount_tools(name)
-}
-
-/// The same for words without a value, and those that say what is always so.
-fn quiet_word(word: &[u8]) -> bool {
-    const WORDS: [&[u8]; 17] = [
-        b"defaults",
-        b"userxattr",
-        b"default_permissions",
-        b"auto",
-        b"noauto",
-        b"user",
-        b"nouser",
-        b"users",
-        b"owner",
-        b"group",
-        b"nofail",
-        b"_netdev",
-        b"diratime",
-        b"nodiratime",
-        b"silent",
-        b"loud",
-        b"nolazytime",
-    ];
-    WORDS.contains(&word) || for_mount_tools(word)
-}
-
-/// fstab comments and the marks of systemd.
-fn for_mount_tools(name: &[u8]) -> bool {
-    name.starts_with(b"x-") || name.starts_with(b"X-")
-}
-
-/// A value on its way to what it means.
-#[derive(Clone, Copy)]
-struct Value<'a> {
-    option: &'a [u8],
-    raw: &'a [u8],
-}
-
-impl Value<'_> {
-    fn path(self) -> Result<PathBuf, OptionError> {
-        Ok(PathBuf::from(self.text()?))
-    }
-
-    fn paths(self) -> Result<Vec<PathBuf>, OptionError> {
-        self.text()?;
-        let parts = grammar::split_list(self.raw);
-        if let Some(at) = parts.iter().position(|part| part.is_empty()) {
-            return Err(OptionError::EmptyPart { part: at + 1 });
-        }
-        Ok(parts.into_iter().map(grammar::path).collect())
-    }
-
-    /// Any bytes but none.
-    fn text(self) -> Result<OsString, OptionError> {
-        if self.raw.is_empty() {
-            let expected = needs_value(self.option).unwrap_or("not an empty one");
-            return Err(OptionError::NeedsValue {
-                option: shown(self.option),
-                expected,
-            });
-        }
-        Ok(OsString::from_vec(grammar::unescape(self.raw)))
-    }
-
-    fn utf8(self) -> Result<String, OptionError> {
-        self.text()?.into_string().map_err(|_| self.bad("UTF-8"))
-    }
-
-    fn choose<T: Copy>(
-        self, choices: &[(&str, T)], expected: &'static str,
-    ) -> Result<T, OptionError> {
-        let text = self.text()?;
-        let chosen = choices.iter().find(|(name, _)| text == *name);
-        chosen
-            .map(|&(_, value)| value)
-            .ok_or_else(|| self.bad(expected))
-    }
-
-    fn number(
-        self, range: RangeInclusive<usize>, expected: &'static str,
-    ) -> Result<usize, OptionError> {
-        let text = self.text()?;
-        let number = text.to_str().and_then(|text| text.parse().ok());
-        number
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| self.bad(expected))
-    }
-
-    fn bad(self, expected: &'static str) -> OptionError {
-        OptionError::BadValue {
-            option: shown(self.option),
-            value: shown(self.raw),
-            expected,
-        }
+    pub fn has_relative_paths(&mut self) -> bool {
+        self.paths().any(|path| path.is_relative())
     }
 }

@@ -8,11 +8,6 @@ use crate::sys::stat::Time;
 use crate::sys::{Errno, FileKind};
 use crate::union::{Attr, Caller, SetTime};
 
-/// Caches of the kernel are kept until something that we do makes them wrong.
-pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Not to be cached.
-pub(crate) const NEVER: Duration = Duration::ZERO;
-
 /// Who sent the request.
 pub(crate) fn caller(req: &Request) -> Caller {
     Caller {

@@ -17,7 +17,8 @@ use fuser::{
 use crate::sys::Errno;
 use crate::union::{DirEntry, Make, OpenMode, SetAttr, Union};
 
-use super::convert::{self, FOREVER, NEVER, caller, errno, file_attr};
+use super::convert::{self, caller, errno, file_attr};
+use super::policy::{NEVER, Policy};
 use super::reply;
 
 thread_local! {
@@ -32,11 +33,18 @@ const UNKNOWN_NODES: u64 = 3 << 61;
 #[derive(Debug)]
 pub(crate) struct UnionFs {
     union: Arc<Union>,
+    policy: Policy,
+    /// Largest write request in bytes.
+    max_write: u32,
 }
 
 impl UnionFs {
-    pub fn new(union: Arc<Union>) -> Self {
-        Self { union }
+    pub fn new(union: Arc<Union>, policy: Policy, max_write: u32) -> Self {
+        Self {
+            union,
+            policy,
+            max_write,
+        }
     }
 
     /// Runs what may take long (copying data, flushing) on a thread of its own, so that the
@@ -68,11 +76,7 @@ impl UnionFs {
         }
         match self.union.lookup(dir, &entry.name) {
             Ok(Some(found)) => {
-                let ttl = if found.id == found.attr.ino {
-                    FOREVER
-                } else {
-                    NEVER
-                };
+                let ttl = self.policy.attr_of(&found).min(self.policy.entry);
                 let attr = file_attr(&found.attr, found.id);
                 let generation = Generation(found.generation);
                 let full = reply.add(INodeNo(found.id), entry.next, name, &ttl, &attr, generation);
@@ -103,7 +107,7 @@ impl UnionFs {
 
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        super::init::negotiate(config);
+        super::init::negotiate(config, self.max_write);
         Ok(())
     }
 
@@ -112,9 +116,9 @@ impl Filesystem for UnionFs {
             // Node id 0 is a "no" that the kernel remembers, where ENOENT is forgotten at once.
             Ok(None) => {
                 let attr = convert::negative_attr();
-                reply.entry_with_ttls(&NEVER, &FOREVER, &attr, Generation(0));
+                reply.entry_with_ttls(&NEVER, &self.policy.negative, &attr, Generation(0));
             }
-            Ok(Some(entry)) => reply::entry(reply, Ok(entry)),
+            Ok(Some(entry)) => reply::entry(reply, Ok(entry), self.policy),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -124,7 +128,7 @@ impl Filesystem for UnionFs {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply::attr(reply, self.union.getattr(ino.0));
+        reply::attr(reply, self.union.getattr(ino.0), self.policy);
     }
 
     fn setattr(
@@ -144,8 +148,9 @@ impl Filesystem for UnionFs {
             mtime,
         };
         let who = caller(req);
+        let policy = self.policy;
         self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
-            reply::attr(reply, union.setattr(ino.0, &set, who));
+            reply::attr(reply, union.setattr(ino.0, &set, who), policy);
         });
     }
 
@@ -164,11 +169,10 @@ impl Filesystem for UnionFs {
             mode,
             rdev: convert::decode_rdev(rdev),
         };
-        reply::entry(
-            reply,
-            self.union
-                .make(parent.0, name.as_bytes(), make, caller(req), umask),
-        );
+        let made = self
+            .union
+            .make(parent.0, name.as_bytes(), make, caller(req), umask);
+        reply::entry(reply, made, self.policy);
     }
 
     fn mkdir(
@@ -176,11 +180,10 @@ impl Filesystem for UnionFs {
         reply: ReplyEntry,
     ) {
         let make = Make::Directory { mode };
-        reply::entry(
-            reply,
-            self.union
-                .make(parent.0, name.as_bytes(), make, caller(req), umask),
-        );
+        let made = self
+            .union
+            .make(parent.0, name.as_bytes(), make, caller(req), umask);
+        reply::entry(reply, made, self.policy);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -198,7 +201,8 @@ impl Filesystem for UnionFs {
             target: target.as_os_str().as_bytes(),
         };
         let name = link_name.as_bytes();
-        reply::entry(reply, self.union.make(parent.0, name, make, caller(req), 0));
+        let made = self.union.make(parent.0, name, make, caller(req), 0);
+        reply::entry(reply, made, self.policy);
     }
 
     fn rename(
@@ -220,17 +224,18 @@ impl Filesystem for UnionFs {
         &self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry,
     ) {
         let name = newname.as_bytes().to_vec();
+        let policy = self.policy;
         self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
-            reply::entry(reply, union.link(ino.0, newparent.0, &name));
+            reply::entry(reply, union.link(ino.0, newparent.0, &name), policy);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (mode, who) = (OpenMode::from_flags(flags.0), caller(req));
         let slow = (mode.write || mode.truncate) && self.union.needs_copy_up(ino.0);
+        let flags = self.policy.open;
         self.maybe_slowly(slow, move |union| match union.open(ino.0, mode, who) {
-            // Only we change the file, so what the kernel has cached stays true.
-            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Ok(()) => reply.opened(FileHandle(0), flags),
             Err(e) => reply.error(errno(e)),
         });
     }
@@ -388,15 +393,10 @@ impl Filesystem for UnionFs {
             .create(parent.0, name, mode, exclusive, open, caller(req), umask)
         {
             Ok(entry) => {
-                let ttl = if entry.id == entry.attr.ino {
-                    FOREVER
-                } else {
-                    NEVER
-                };
+                let ttl = self.policy.attr_of(&entry).min(self.policy.entry);
                 let attr = file_attr(&entry.attr, entry.id);
                 let generation = Generation(entry.generation);
-                let flags = FopenFlags::FOPEN_KEEP_CACHE;
-                reply.created(&ttl, &attr, generation, FileHandle(0), flags);
+                reply.created(&ttl, &attr, generation, FileHandle(0), self.policy.open);
             }
             Err(e) => reply.error(errno(e)),
         }

@@ -3,7 +3,7 @@
 use fuser::{InitFlags, KernelConfig};
 
 /// Largest read and write request in bytes; the kernel's default limit of pages gives no more.
-const MAX_WRITE: u32 = 1 << 20;
+pub(super) const MAX_WRITE: u32 = 1 << 20;
 /// Requests that the kernel may have under way on its own behalf (readahead, write-back).
 const MAX_BACKGROUND: u16 = 64;
 
@@ -27,14 +27,14 @@ const WANTED: [InitFlags; 13] = [
 ];
 
 /// Negotiates.
-pub(crate) fn negotiate(config: &mut KernelConfig) {
+pub(crate) fn negotiate(config: &mut KernelConfig, max_write: u32) {
     for flag in WANTED {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!("the kernel does not offer {flag:?}");
         }
     }
     // All three take a smaller value where the kernel has one; their errors name it.
-    if let Err(max) = config.set_max_write(MAX_WRITE) {
+    if let Err(max) = config.set_max_write(max_write) {
         let _ = config.set_max_write(max);
     }
     let _ = config.set_max_background(MAX_BACKGROUND);

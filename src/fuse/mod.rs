@@ -2,8 +2,10 @@
 
 mod convert;
 mod filesystem;
+mod flags;
 mod init;
+mod policy;
 mod reply;
 mod run;
 
-pub(crate) use run::{FuseError, MountFlags, Session, Unmounter};
+pub(crate) use run::{FuseError, Session, Unmounter};

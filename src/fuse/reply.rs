@@ -5,30 +5,25 @@ use fuser::{Generation, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXatt
 use crate::sys::{Errno, Result};
 use crate::union::{Attr, Entry};
 
-use super::convert::{FOREVER, NEVER, errno, file_attr};
+use super::convert::{errno, file_attr};
+use super::policy::Policy;
 
 /// A node found or made.
-pub(super) fn entry(reply: ReplyEntry, result: Result<Entry>) {
+pub(super) fn entry(reply: ReplyEntry, result: Result<Entry>, policy: Policy) {
     match result {
         Ok(entry) => {
-            // fuser takes the node id from the attributes; a differing inode number is given by
-            // the GETATTR that follows.
-            let ttl = if entry.id == entry.attr.ino {
-                FOREVER
-            } else {
-                NEVER
-            };
             let attr = file_attr(&entry.attr, entry.id);
-            reply.entry_with_ttls(&ttl, &FOREVER, &attr, Generation(entry.generation));
+            let generation = Generation(entry.generation);
+            reply.entry_with_ttls(&policy.attr_of(&entry), &policy.entry, &attr, generation);
         }
         Err(e) => reply.error(errno(e)),
     }
 }
 
 /// Attributes of a node.
-pub(super) fn attr(reply: ReplyAttr, result: Result<Attr>) {
+pub(super) fn attr(reply: ReplyAttr, result: Result<Attr>, policy: Policy) {
     match result {
-        Ok(attr) => reply.attr(&FOREVER, &file_attr(&attr, attr.ino)),
+        Ok(attr) => reply.attr(&policy.attr, &file_attr(&attr, attr.ino)),
         Err(e) => reply.error(errno(e)),
     }
 }

@@ -1,22 +1,17 @@
 //! Mounting and the session.
 
-use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::{Config, SessionACL};
-
-use crate::options::SUBTYPE;
-use crate::sys::mount::{FuseMount, MountFlags as Flags};
+use crate::options::Options;
 use crate::sys::{self, Errno, fusermount};
 use crate::union::Union;
 
 use super::filesystem::UnionFs;
-
-/// Reader threads: more cost on each request what they bring in parallel work; slow operations
-/// have threads of their own.
-const MAX_THREADS: usize = 4;
+use super::flags::MountFlags;
+use super::init::MAX_WRITE;
+use super::policy::Policy;
 
 /// Why mounting or serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,95 +42,6 @@ pub(crate) enum FuseError {
     },
 }
 
-/// How the mount shows and what it allows.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct MountFlags {
-    /// First field in /proc/mounts.
-    pub source: OsString,
-    /// Other users may use it.
-    pub allow_other: bool,
-    /// No writes.
-    pub read_only: bool,
-    /// Set-id bits have no effect.
-    pub nosuid: bool,
-    /// Device nodes have no effect.
-    pub nodev: bool,
-    /// Nothing can be executed.
-    pub noexec: bool,
-    /// Access times are not updated.
-    pub noatime: bool,
-    /// Changes of directories are written at once.
-    pub dirsync: bool,
-    /// Everything is written at once.
-    pub sync: bool,
-    /// Reader threads; `None` decides by the processors.
-    pub threads: Option<usize>,
-}
-
-impl MountFlags {
-    /// For mount(2).
-    fn direct<'a>(&'a self, mountpoint: &'a Path) -> FuseMount<'a> {
-        let flags = [
-            (self.read_only, Flags::RDONLY),
-            (self.nosuid, Flags::NOSUID),
-            (self.nodev, Flags::NODEV),
-            (self.noexec, Flags::NOEXEC),
-            (self.noatime, Flags::NOATIME),
-            (self.dirsync, Flags::DIRSYNC),
-            (self.sync, Flags::SYNCHRONOUS),
-        ];
-        FuseMount {
-            source: self.source.as_bytes(),
-            target: mountpoint.as_os_str().as_bytes(),
-            subtype: SUBTYPE,
-            flags: flags
-                .into_iter()
-                .filter(|(on, _)| *on)
-                .map(|(_, flag)| flag)
-                .collect(),
-            allow_other: self.allow_other,
-        }
-    }
-
-    /// For fusermount3, which adds what an ordinary user must have (nosuid, nodev).
-    fn for_helper(&self) -> OsString {
-        let mut options = OsString::from(format!("subtype={SUBTYPE},default_permissions,fsname="));
-        for &byte in self.source.as_bytes() {
-            if byte == b',' || byte == b'\\' {
-                options.push("\\");
-            }
-            options.push(OsStr::from_bytes(&[byte]));
-        }
-        let flags = [
-            (self.allow_other, ",allow_other"),
-            (self.read_only, ",ro"),
-            (self.nosuid, ",nosuid"),
-            (self.nodev, ",nodev"),
-            (self.noexec, ",noexec"),
-            (self.noatime, ",noatime"),
-            (self.dirsync, ",dirsync"),
-            (self.sync, ",sync"),
-        ];
-        for (_, option) in flags.into_iter().filter(|(on, _)| *on) {
-            options.push(option);
-        }
-        options
-    }
-
-    /// For the session.
-    fn config(&self) -> Config {
-        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
-        let mut config = Config::default();
-        config.acl = if self.allow_other {
-            SessionACL::All
-        } else {
-            SessionACL::Owner
-        };
-        config.n_threads = Some(self.threads.unwrap_or_else(|| cpus.clamp(2, MAX_THREADS)));
-        config
-    }
-}
-
 /// A mounted union whose first request was answered.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -146,8 +52,9 @@ pub(crate) struct Session {
 impl Session {
     /// Mounts the union: by mount(2), or by fusermount3 where that is not permitted.
     pub fn mount(
-        union: Arc<Union>, mountpoint: &Path, flags: &MountFlags,
+        union: Arc<Union>, mountpoint: &Path, options: &Options,
     ) -> Result<Self, FuseError> {
+        let flags = MountFlags::new(options, union.is_read_only());
         let fail = |reason| FuseError::Mount {
             mountpoint: mountpoint.to_owned(),
             reason,
@@ -163,7 +70,9 @@ impl Session {
         let unmounter = Unmounter {
             mountpoint: Arc::new(mountpoint.to_owned()),
         };
-        let session = fuser::Session::from_fd(UnionFs::new(union), fd, acl, config)
+        let max_write = options.max_write.unwrap_or(MAX_WRITE);
+        let filesystem = UnionFs::new(union, Policy::new(options), max_write);
+        let session = fuser::Session::from_fd(filesystem, fd, acl, config)
             .inspect_err(|_| {
                 // Nothing may stay mounted that no one serves.
                 let _ = unmounter.detach();

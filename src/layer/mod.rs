@@ -32,6 +32,8 @@ pub(crate) struct Layer {
     pub path: PathBuf,
     /// Device of the root directory.
     pub dev: u64,
+    /// Its whiteouts and opaque marks count; else it is shown as if it had none.
+    pub whiteouts: bool,
     /// The root is not a private clone, so mounts below it must not be entered.
     pub same_mount: bool,
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use crate::options::{Options, WhiteoutForm};
+use crate::options::Options;
 use crate::sys::{self, Errno, Stat};
 
+use super::upper::Markers;
 use super::{Layer, LayerStack, Upper, name};
 
 /// Why a stack of layers cannot be used. The text is one line for the administrator.
@@ -123,8 +124,8 @@ impl LayerStack {
             _ => None,
         };
         let mut lowers = Vec::with_capacity(options.lowers.len());
-        for path in &options.lowers {
-            lowers.push(open_one("lowerdir", path)?);
+        for lower in &options.lowers {
+            lowers.push(open_one("lowerdir", &lower.path)?);
         }
         check_overlaps(upper.as_ref(), work.as_ref(), &lowers)?;
 
@@ -134,12 +135,17 @@ impl LayerStack {
             Some(upper) if options.read_only => layers.push(into_layer(upper, true)),
             Some(upper) => {
                 let (layer, workdir) = writable_layer(upper, work)?;
-                state = Some(take_upper(&layer, workdir, options.whiteout)?);
+                state = Some(take_upper(&layer, workdir, options)?);
                 layers.push(layer);
             }
             None => {}
         }
-        layers.extend(lowers.into_iter().map(|l| into_layer(l, true)));
+        for (opened, lower) in lowers.into_iter().zip(&options.lowers) {
+            layers.push(Layer {
+                whiteouts: lower.whiteouts,
+                ..into_layer(opened, true)
+            });
+        }
         Ok(Self {
             layers,
             upper: state,
@@ -157,6 +163,7 @@ fn into_layer(opened: Opened, read_only: bool) -> Layer {
             root: Arc::new(clone),
             path,
             dev: stat.dev,
+            whiteouts: true,
             same_mount: false,
         },
         Err(e) => {
@@ -165,6 +172,7 @@ fn into_layer(opened: Opened, read_only: bool) -> Layer {
                 root: Arc::new(fd),
                 path,
                 dev: stat.dev,
+                whiteouts: true,
                 same_mount: true,
             }
         }
@@ -193,6 +201,7 @@ fn writable_layer(
             root,
             path: upper.path,
             dev,
+            whiteouts: true,
             same_mount: false,
         };
         return Ok((layer, Some(Arc::new(work_fd))));
@@ -202,6 +211,7 @@ fn writable_layer(
         root: Arc::new(upper.fd),
         path: upper.path,
         dev,
+        whiteouts: true,
         same_mount: true,
     };
     Ok((layer, Some(Arc::new(work.fd))))
@@ -233,7 +243,7 @@ fn clone_both(upper: &Opened, work: &Opened) -> Option<(OwnedFd, OwnedFd)> {
 
 /// Locks the upper and checks that it can be written.
 fn take_upper(
-    layer: &Layer, workdir: Option<Arc<OwnedFd>>, form: WhiteoutForm,
+    layer: &Layer, workdir: Option<Arc<OwnedFd>>, options: &Options,
 ) -> Result<Upper, LayerError> {
     let fail = |errno| LayerError::Open {
         option: "upperdir",
@@ -261,7 +271,12 @@ fn take_upper(
     if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
         return Err(fail(Errno::ROFS));
     }
-    Ok(Upper::new(Arc::clone(&layer.root), workdir, form, lock))
+    let markers = Markers {
+        form: options.whiteout,
+        separate: options.separate_whiteouts,
+        always_opaque: options.always_opaque,
+    };
+    Ok(Upper::new(Arc::clone(&layer.root), workdir, markers, lock))
 }
 
 /// The three metadata entries must be what the format says, or whiteouts would be written wrongly.

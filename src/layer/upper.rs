@@ -21,11 +21,22 @@ const MARKER_MODE: u32 = 0o444;
 /// The ACL that new objects inherit from their directory.
 pub(crate) const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
+/// How whiteouts and opaque marks are written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Markers {
+    /// The dialect.
+    pub form: WhiteoutForm,
+    /// A whiteout file is an inode of its own (aufs's `nolwh`).
+    pub separate: bool,
+    /// New directories are marked opaque even where nothing is below (aufs's `diropq=a`).
+    pub always_opaque: bool,
+}
+
 /// The writable layer's state beyond its root directory.
 #[derive(Debug)]
 pub(crate) struct Upper {
     root: Arc<OwnedFd>,
-    form: WhiteoutForm,
+    markers: Markers,
     /// Where temporaries go when a workdir was given; otherwise `.wh..wh.orph` below the root.
     workdir: Option<Arc<OwnedFd>>,
     /// The directory of temporaries once it was needed.
@@ -79,11 +90,11 @@ impl Drop for Temp {
 impl Upper {
     /// Takes the upper over: `lock` is held from now on, and leftovers of a crash are removed.
     pub fn new(
-        root: Arc<OwnedFd>, workdir: Option<Arc<OwnedFd>>, form: WhiteoutForm, lock: OwnedFd,
+        root: Arc<OwnedFd>, workdir: Option<Arc<OwnedFd>>, markers: Markers, lock: OwnedFd,
     ) -> Self {
         let upper = Self {
             root,
-            form,
+            markers,
             workdir,
             temp_dir: Mutex::new(None),
             temp_seq: AtomicU64::new(0),
@@ -95,7 +106,12 @@ impl Upper {
 
     /// The form in which whiteouts and opaque marks are written.
     pub fn form(&self) -> WhiteoutForm {
-        self.form
+        self.markers.form
+    }
+
+    /// True when new directories are marked opaque even where nothing is below.
+    pub fn always_opaque(&self) -> bool {
+        self.markers.always_opaque
     }
 
     /// Removes what a crash left in the reserved places. A failure costs space, nothing else.
@@ -190,7 +206,7 @@ impl Upper {
         &self, parent: BorrowedFd<'_>, name: &[u8], is_dir: bool,
     ) -> Result<bool> {
         sys::cred::enter_own();
-        if self.form == WhiteoutForm::Aufs
+        if self.form() == WhiteoutForm::Aufs
             && let Some(marker) = name::whiteout_of(name)
         {
             self.write_marker(parent, &marker)?;
@@ -227,7 +243,7 @@ impl Upper {
     /// Makes the directory `entry` of `parent` opaque.
     pub fn set_opaque(&self, parent: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
         sys::cred::enter_own();
-        match self.form {
+        match self.form() {
             WhiteoutForm::Overlay => opaque::set_attr(parent, entry),
             WhiteoutForm::Aufs => {
                 let dir = sys::at::open_dir_path(parent, entry, true)?;
@@ -239,6 +255,10 @@ impl Upper {
     /// Makes a whiteout or opaque file: a hard link to the base, so that all of them cost one
     /// inode; a file of its own where no link can be had.
     fn write_marker(&self, dir: BorrowedFd<'_>, marker: &[u8]) -> Result<()> {
+        if self.markers.separate {
+            make_marker(dir, marker)?;
+            return Self::check_marker(dir, marker);
+        }
         for _ in 0..2 {
             match sys::at::link_at(&*self.root, name::WHITEOUT_BASE, dir, marker) {
                 Ok(()) => return Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! options = field *("," field)          empty fields are skipped
-//! field   = name ["=" value]
+//! field   = name ["=" value]            for aufs's branch options also ":"
 //! value   = bare / DQUOTE bare DQUOTE   in quotes a comma is an ordinary byte
 //! escapes = "\:" "\\" "\," "\""         any other backslash stands for itself
 //! ```
@@ -11,7 +11,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use super::{OptionError, shown};
+use super::error::{OptionError, shown};
+
+/// aufs's options that may have a colon where others have `=`.
+const COLON_OPTIONS: [&[u8]; 8] = [
+    b"br", b"dirs", b"add", b"ins", b"append", b"prepend", b"del", b"mod",
+];
 
 /// One field of an `-o` text. The value has lost its quotes, but not its escapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +45,10 @@ pub(super) fn fields(text: &[u8]) -> Result<Vec<Field<'_>>, OptionError> {
 
 /// The first field of `text` and its length.
 fn field(text: &[u8]) -> Result<(Field<'_>, usize), OptionError> {
-    let name_len = text
-        .iter()
-        .position(|&b| b == b'=' || b == b',')
-        .unwrap_or(text.len());
+    let name_len = name_len(text);
     let (name, rest) = text.split_at(name_len);
     match rest {
-        [b'=', b'"', quoted @ ..] => {
+        [b'=' | b':', b'"', quoted @ ..] => {
             let len = unescaped(quoted, b'"').ok_or_else(|| OptionError::OpenQuote {
                 option: shown(name),
             })?;
@@ -66,7 +68,7 @@ fn field(text: &[u8]) -> Result<(Field<'_>, usize), OptionError> {
                 used,
             ))
         }
-        [b'=', bare @ ..] => {
+        [b'=' | b':', bare @ ..] => {
             let len = unescaped(bare, b',').unwrap_or(bare.len());
             let used = name_len + 1 + len;
             Ok((
@@ -87,6 +89,21 @@ fn field(text: &[u8]) -> Result<(Field<'_>, usize), OptionError> {
             name_len,
         )),
     }
+}
+
+/// The length of the name at the beginning of `text`.
+fn name_len(text: &[u8]) -> usize {
+    for option in COLON_OPTIONS {
+        if text
+            .strip_prefix(option)
+            .is_some_and(|rest| rest.starts_with(b":"))
+        {
+            return option.len();
+        }
+    }
+    text.iter()
+        .position(|&b| b == b'=' || b == b',')
+        .unwrap_or(text.len())
 }
 
 /// Where `wanted` first stands without a backslash before it.

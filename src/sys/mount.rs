@@ -77,6 +77,8 @@ pub(crate) struct FuseMount<'a> {
     pub flags: MountFlags,
     /// Other users may use it.
     pub allow_other: bool,
+    /// Further options, each with a comma before it.
+    pub extra: &'a [u8],
 }
 
 /// Mounts a FUSE filesystem directly; the descriptor is its connection.
@@ -94,6 +96,7 @@ pub(crate) fn mount_fuse(mount: &FuseMount<'_>) -> Result<OwnedFd> {
             ""
         },
     );
+    let data = [data.as_bytes(), mount.extra].concat();
     let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
     let kind = format!("fuse.{}", mount.subtype);
     rustix::mount::mount(

@@ -172,10 +172,14 @@ impl Union {
     fn finish_whiteout(
         &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, stat: &Stat,
     ) -> Result<()> {
+        let upper = self.upper()?;
         if !state.marker {
+            if stat.kind().is_dir() && upper.always_opaque() {
+                // It says nothing that is not so: a failure only leaves it out.
+                let _ = upper.set_opaque(parent, name.bytes());
+            }
             return Ok(());
         }
-        let upper = self.upper()?;
         if stat.kind().is_dir()
             && !state.whiteout_entry
             && let Err(e) = upper.set_opaque(parent, name.bytes())

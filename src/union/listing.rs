@@ -148,6 +148,7 @@ impl Union {
 
     /// Reads one layer's directory whole.
     fn content(&self, dir: &OwnedFd, part: DirPart) -> Result<Content> {
+        let whiteouts = self.layers.get(part.layer).whiteouts;
         let readable = self.with_descriptors(|| sys::fd::reopen_dir(dir))?;
         let mut content = Content {
             dev: sys::stat::fstat(dir)?.dev,
@@ -155,7 +156,7 @@ impl Union {
         };
         sys::dir::for_each_entry(&readable, |entry| {
             if name::is_reserved(entry.name) {
-                if let Some(hidden) = name::hidden_by(entry.name) {
+                if let Some(hidden) = name::hidden_by(entry.name).filter(|_| whiteouts) {
                     content.hidden.push(NameBuf::from_slice(hidden));
                 }
                 return Ok(());
@@ -171,6 +172,9 @@ impl Union {
                 Some(kind) => kind,
                 None => match whiteout::entry(dir.as_fd(), entry.name, part.xattr_whiteouts) {
                     Ok(whiteout::Entry::Real(stat)) => stat.kind(),
+                    Ok(whiteout::Entry::Whiteout) if !whiteouts => {
+                        entry.kind.unwrap_or(FileKind::CharDevice)
+                    }
                     Ok(whiteout::Entry::Whiteout) => {
                         content.hidden.push(name);
                         return Ok(());

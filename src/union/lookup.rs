@@ -68,7 +68,7 @@ pub(crate) fn root_stack(layers: &LayerStack) -> Result<DirStack> {
             xattr_whiteouts: marks.xattr_whiteouts,
             copies: marks.copies,
         });
-        if marks.opaque {
+        if marks.opaque && layer.whiteouts {
             break;
         }
     }
@@ -248,8 +248,10 @@ impl Union {
     /// What one layer says about a name.
     fn step(&self, dir: &OwnedFd, name: Name<'_>, part: DirPart) -> Result<Step> {
         let bytes = name.bytes();
+        let whiteouts = self.layers.get(part.layer).whiteouts;
         match whiteout::entry(dir.as_fd(), bytes, part.xattr_whiteouts)? {
-            whiteout::Entry::Whiteout => return Ok(Step::Hidden),
+            whiteout::Entry::Whiteout if whiteouts => return Ok(Step::Hidden),
+            whiteout::Entry::Whiteout => return Ok(Step::File(sys::stat::stat_at(dir, bytes)?)),
             whiteout::Entry::Real(stat) if !stat.kind().is_dir() => return Ok(Step::File(stat)),
             whiteout::Entry::Real(stat) => {
                 let same_mount = self.layers.get(part.layer).same_mount;
@@ -258,7 +260,9 @@ impl Union {
                 let marks = opaque::read(handle.as_fd())?;
                 self.check_supported(part.layer, name, marks)?;
                 // A directory beside its own whiteout was made after it: it hides what is below.
-                let last = marks.opaque || whiteout::marker(dir.as_fd(), bytes)? != Marker::Nothing;
+                let hides =
+                    || Ok(marks.opaque || whiteout::marker(dir.as_fd(), bytes)? != Marker::Nothing);
+                let last = whiteouts && hides()?;
                 let part = DirPart {
                     layer: part.layer,
                     xattr_whiteouts: marks.xattr_whiteouts,
@@ -271,7 +275,8 @@ impl Union {
                     last,
                 });
             }
-            whiteout::Entry::Nothing => {}
+            whiteout::Entry::Nothing if whiteouts => {}
+            whiteout::Entry::Nothing => return Ok(Step::Nothing),
         }
         match whiteout::marker(dir.as_fd(), bytes)? {
             Marker::Nothing => Ok(Step::Nothing),

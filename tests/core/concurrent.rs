@@ -65,7 +65,7 @@ fn layers(form: WhiteoutForm) -> Layers {
     let upper = dir("upper");
     let raw = Raw::of(&lowers);
     let options = Options {
-        lowers,
+        lowers: lowers.into_iter().map(Into::into).collect(),
         upper: Some(upper),
         whiteout: form,
         volatile: true,

@@ -66,7 +66,7 @@ fn many_unlinked_files_stay_usable_with_few_descriptors() {
         fs::write(upper.join(format!("up{n}")), "upper").unwrap();
     }
     let options = Options {
-        lowers: vec![lower],
+        lowers: vec![lower.into()],
         upper: Some(upper.clone()),
         ..Options::default()
     };

@@ -100,7 +100,7 @@ impl Disk {
         tree::write(&oracle, &merge(&layers));
         let raw = Raw::of(&lowers);
         let options = Options {
-            lowers,
+            lowers: lowers.into_iter().map(Into::into).collect(),
             upper: Some(upper),
             work,
             whiteout: if case.overlay_form {

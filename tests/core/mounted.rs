@@ -204,7 +204,10 @@ impl Binary {
             volatile,
             ..
         } = &self.options;
-        let lowers: Vec<_> = lowers.iter().map(|l| l.display().to_string()).collect();
+        let lowers: Vec<_> = lowers
+            .iter()
+            .map(|l| l.path.display().to_string())
+            .collect();
         let mut text = format!("lowerdir={}", lowers.join(":"));
         for (option, path) in [("upperdir", upper), ("workdir", work)] {
             if let Some(path) = path {

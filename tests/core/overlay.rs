@@ -40,7 +40,10 @@ impl Mounter for Kernel {
             work,
             ..
         } = &self.options;
-        let lowers: Vec<_> = lowers.iter().map(|l| l.display().to_string()).collect();
+        let lowers: Vec<_> = lowers
+            .iter()
+            .map(|l| l.path.display().to_string())
+            .collect();
         let text = format!(
             "lowerdir={},upperdir={},workdir={},redirect_dir=off,index=off,metacopy=off",
             lowers.join(":"),

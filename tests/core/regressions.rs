@@ -49,7 +49,7 @@ impl Stack {
 
     fn union(&self) -> Union {
         let options = Options {
-            lowers: vec![self.lower("")],
+            lowers: vec![self.lower("").into()],
             upper: Some(self.upper("")),
             whiteout: self.form,
             ..Options::default()

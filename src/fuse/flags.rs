@@ -1,0 +1,138 @@
+//! How a mount shows and what it allows, for mount(2), for fusermount3 and for the session.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use fuser::{Config, SessionACL};
+
+use crate::options::{Allow, KernelFlags, Options, SUBTYPE};
+use crate::sys;
+use crate::sys::mount::{FuseMount, MountFlags as Flags};
+
+/// Reader threads: more cost on each request what they bring in parallel work; slow operations
+/// have threads of their own.
+const MAX_THREADS: usize = 4;
+
+/// How the mount shows and what it allows.
+#[derive(Clone, Debug)]
+pub(crate) struct MountFlags {
+    /// First field in /proc/mounts.
+    source: OsString,
+    /// Who may use it.
+    acl: SessionACL,
+    /// No writes.
+    read_only: bool,
+    /// The flags of the mount itself.
+    kernel: KernelFlags,
+    /// Reader threads.
+    threads: usize,
+    /// Further options for the kernel's FUSE and its security modules, each with a leading comma.
+    extra: OsString,
+}
+
+/// The flags of mount(2) that `kernel` stands for.
+pub(crate) fn kernel_flags(kernel: KernelFlags, read_only: bool) -> Flags {
+    let flags = [
+        (read_only, Flags::RDONLY),
+        (kernel.nosuid, Flags::NOSUID),
+        (kernel.nodev, Flags::NODEV),
+        (kernel.noexec, Flags::NOEXEC),
+        (kernel.nosymfollow, Flags::NOSYMFOLLOW),
+        (kernel.noatime, Flags::NOATIME),
+        (kernel.nodiratime, Flags::NODIRATIME),
+        (kernel.strictatime, Flags::STRICTATIME),
+        (kernel.lazytime, Flags::LAZYTIME),
+        (kernel.dirsync, Flags::DIRSYNC),
+        (kernel.sync, Flags::SYNCHRONOUS),
+    ];
+    let wanted = flags.into_iter().filter(|(on, _)| *on);
+    wanted.map(|(_, flag)| flag).collect()
+}
+
+impl MountFlags {
+    /// What `options` ask for.
+    pub fn new(options: &Options, read_only: bool) -> Self {
+        let acl = match options.allow {
+            // Root serves all users, as any filesystem does; for others the kernel's rules hold.
+            Allow::Default if sys::cred::is_root() => SessionACL::All,
+            Allow::Default | Allow::Owner => SessionACL::Owner,
+            Allow::Other => SessionACL::All,
+            Allow::Root => SessionACL::RootAndOwner,
+        };
+        let mut extra = OsString::new();
+        if let Some(bytes) = options.max_read {
+            extra.push(format!(",max_read={bytes}"));
+        }
+        // Without SELinux nobody would take the labels out of the options again.
+        if Path::new("/sys/fs/selinux/enforce").exists() {
+            for label in &options.labels {
+                extra.push(",");
+                extra.push(label);
+            }
+        }
+        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            source: options.source().to_owned(),
+            acl,
+            read_only,
+            kernel: options.kernel_flags,
+            threads: options
+                .threads
+                .unwrap_or_else(|| cpus.clamp(2, MAX_THREADS)),
+            extra,
+        }
+    }
+
+    /// The kernel only knows the owner and everybody; the session tells root from the others.
+    fn allow_other(&self) -> bool {
+        self.acl != SessionACL::Owner
+    }
+
+    /// For mount(2).
+    pub fn direct<'a>(&'a self, mountpoint: &'a Path) -> FuseMount<'a> {
+        FuseMount {
+            source: self.source.as_bytes(),
+            target: mountpoint.as_os_str().as_bytes(),
+            subtype: SUBTYPE,
+            flags: kernel_flags(self.kernel, self.read_only),
+            allow_other: self.allow_other(),
+            extra: self.extra.as_bytes(),
+        }
+    }
+
+    /// For fusermount3, which adds what an ordinary user must have (nosuid, nodev). It takes only
+    /// the flags that it knows.
+    pub fn for_helper(&self) -> OsString {
+        let mut options = OsString::from(format!("subtype={SUBTYPE},default_permissions,fsname="));
+        for &byte in self.source.as_bytes() {
+            if byte == b',' || byte == b'\\' {
+                options.push("\\");
+            }
+            options.push(OsStr::from_bytes(&[byte]));
+        }
+        let flags = [
+            (self.allow_other(), ",allow_other"),
+            (self.read_only, ",ro"),
+            (self.kernel.nosuid, ",nosuid"),
+            (self.kernel.nodev, ",nodev"),
+            (self.kernel.noexec, ",noexec"),
+            (self.kernel.noatime, ",noatime"),
+            (self.kernel.dirsync, ",dirsync"),
+            (self.kernel.sync, ",sync"),
+        ];
+        for (_, option) in flags.into_iter().filter(|(on, _)| *on) {
+            options.push(option);
+        }
+        options.push(&self.extra);
+        options
+    }
+
+    /// For the session.
+    pub fn config(&self) -> Config {
+        let mut config = Config::default();
+        config.acl = self.acl;
+        config.n_threads = Some(self.threads);
+        config
+    }
+}

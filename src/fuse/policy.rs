@@ -1,0 +1,54 @@
+//! What the kernel may keep, and for how long.
+
+use std::time::Duration;
+
+use fuser::FopenFlags;
+
+use crate::options::Options;
+use crate::union::Entry;
+
+/// Without end: caches of the kernel are kept until something that we do makes them wrong.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Not to be cached.
+pub(crate) const NEVER: Duration = Duration::ZERO;
+
+/// What the options say about the kernel's caches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    /// For attributes.
+    pub attr: Duration,
+    /// For names that are there.
+    pub entry: Duration,
+    /// For names that are not there.
+    pub negative: Duration,
+    /// For an opened file.
+    pub open: FopenFlags,
+}
+
+impl Policy {
+    /// What `options` ask for.
+    pub fn new(options: &Options) -> Self {
+        let or_forever = |time: Option<Duration>| time.unwrap_or(FOREVER).min(FOREVER);
+        Self {
+            attr: or_forever(options.cache.attr),
+            entry: or_forever(options.cache.entry),
+            negative: or_forever(options.cache.negative),
+            open: if options.direct_io {
+                FopenFlags::FOPEN_DIRECT_IO
+            } else {
+                // Only we change the file, so what the kernel has cached stays true.
+                FopenFlags::FOPEN_KEEP_CACHE
+            },
+        }
+    }
+
+    /// How long the attributes that come with an entry hold. fuser takes the node id from them; a
+    /// differing inode number is given by the GETATTR that follows.
+    pub fn attr_of(&self, entry: &Entry) -> Duration {
+        if entry.id == entry.attr.ino {
+            self.attr
+        } else {
+            NEVER
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! aufs's options beyond branches.
+
+use super::Peer::{Aufs, FuseOverlayfs2, Overlayfs, UnionfsFuse};
+use super::Row;
+use super::Status::{Accepted, Supported};
+use super::Takes::{Maybe, Nothing, Value};
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        names: &["plink", "noplink", "clean_plink", "list_plink"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Accepted,
+        text: "Names of one lower file part at copy-up; see docs/SEMANTICS.md.",
+        example: "lowerdir=/l1,noplink",
+    },
+    Row {
+        names: &["xino"],
+        takes: Value("FILE|off|auto|on"),
+        peers: &[Aufs, Overlayfs, FuseOverlayfs2],
+        status: Accepted,
+        text: "Inode numbers are stable and unique without a table.",
+        example: "lowerdir=/l1,xino=auto",
+    },
+    Row {
+        names: &[
+            "noxino",
+            "trunc_xino",
+            "trunc_xino_path",
+            "itrunc_xino",
+            "notrunc_xino",
+            "trunc_xib",
+            "notrunc_xib",
+            "trunc_xino_v",
+        ],
+        takes: Maybe("VALUE"),
+        peers: &[Aufs],
+        status: Accepted,
+        text: "There is no inode table to truncate.",
+        example: "lowerdir=/l1,noxino",
+    },
+    Row {
+        names: &["udba"],
+        takes: Value("none|reval|notify"),
+        peers: &[Aufs],
+        status: Accepted,
+        text: "Layers are not watched: changes behind the union's back are undefined, as in \
+               overlayfs. `attr_timeout=0,entry_timeout=0,negative_timeout=0` makes the \
+               kernel ask again.",
+        example: "lowerdir=/l1,udba=none",
+    },
+    Row {
+        names: &["dirwh"],
+        takes: Value("N"),
+        peers: &[Aufs],
+        status: Accepted,
+        text: "Directories full of whiteouts are removed at once.",
+        example: "lowerdir=/l1,dirwh=3",
+    },
+    Row {
+        names: &["create", "create_policy", "cpup", "copyup", "copyup_policy"],
+        takes: Value("POLICY"),
+        peers: &[Aufs, UnionfsFuse],
+        status: Supported,
+        text: "Which writable branch takes an object: there is one, so every policy chooses \
+               it.",
+        example: "lowerdir=/l1,create=mfs,cpup=bup",
+    },
+    Row {
+        names: &["dirperm1", "nodirperm1"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Supported,
+        text: "A directory's permissions are those of its topmost layer. They always are.",
+        example: "lowerdir=/l1,dirperm1",
+    },
+    Row {
+        names: &["warn_perm", "nowarn_perm"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Accepted,
+        text: "Permissions of covered directories have no effect, so there is nothing to warn \
+               of.",
+        example: "lowerdir=/l1,warn_perm",
+    },
+    Row {
+        names: &["v", "q"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Accepted,
+        text: "The log has its own levels: `log=`.",
+        example: "lowerdir=/l1,q",
+    },
+    Row {
+        names: &["shwh", "noshwh"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Accepted,
+        text: "Whiteouts are never shown; look into the layers.",
+        example: "lowerdir=/l1,noshwh",
+    },
+    Row {
+        names: &["sum"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Supported,
+        text: "df shows the sum of the filesystems of all layers.",
+        example: "lowerdir=/l1,sum",
+    },
+    Row {
+        names: &["wsum", "nosum"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Supported,
+        text: "df shows the upper's. The default.",
+        example: "lowerdir=/l1,nosum",
+    },
+    Row {
+        names: &["dio", "nodio"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Accepted,
+        text: "O_DIRECT is always allowed.",
+        example: "lowerdir=/l1,nodio",
+    },
+    Row {
+        names: &[
+            "rdcache", "rdblk", "rdhash", "fhsm_sec", "acl", "si", "delete", "imap", "nodlgt",
+            "dlgt", "coo", "wh", "nowh",
+        ],
+        takes: Maybe("VALUE"),
+        peers: &[Aufs],
+        status: Accepted,
+        text: "Tunes what this program does not have, or is obsolete in aufs too.",
+        example: "lowerdir=/l1,rdcache=10,rdblk=4096",
+    },
+    Row {
+        names: &["dirren", "nodirren"],
+        takes: Maybe("VALUE"),
+        peers: &[Aufs],
+        status: Accepted,
+        text: "Renaming a directory that is also in a lower gives EXDEV, as in aufs without \
+               it.",
+        example: "lowerdir=/l1,nodirren",
+    },
+    Row {
+        names: &["droplvl"],
+        takes: Value("-9…9"),
+        peers: &[Aufs],
+        status: Supported,
+        text: "mount.aufs's shorthand. From 1 on: noatime; all else that it stands for has no \
+               effect here.",
+        example: "lowerdir=/l1,droplvl=1",
+    },
+    Row {
+        names: &["ephemeral"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Supported,
+        text: "mount.aufs's shorthand for noatime and options without effect here.",
+        example: "lowerdir=/l1,ephemeral",
+    },
+];
