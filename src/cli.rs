@@ -1,7 +1,9 @@
 //! The command line: words in, a [`Command`] out. No I/O.
 
+mod overlay;
+
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
@@ -33,6 +35,8 @@ pub struct Mount {
     pub mountpoint: PathBuf,
     /// Stay in the foreground.
     pub foreground: bool,
+    /// Lines for stderr before anything else is done.
+    pub announce: Vec<String>,
 }
 
 /// Why a command line cannot be used. Always one line.
@@ -41,6 +45,9 @@ pub enum CliError {
     /// The words themselves.
     #[error("{0}; see unionfs --help")]
     Usage(String),
+    /// The same, for those who started another name than ours.
+    #[error("{0}")]
+    Plain(String),
     /// What stands after `-o`.
     #[error(transparent)]
     Option(#[from] OptionError),
@@ -100,6 +107,9 @@ struct MountArgs {
     /// Debug: stay in the foreground and log everything
     #[arg(short = 'd')]
     debug: bool,
+    /// Take no changes: -o ro
+    #[arg(short = 'r')]
+    read_only: bool,
     /// Serve with one thread, as libfuse's programs do
     #[arg(short = 's')]
     single: bool,
@@ -120,6 +130,11 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let name = args.first().map(Path::new).and_then(Path::file_name);
+    if name.is_some_and(|name| name == overlay::NAME) {
+        return overlay::parse(args.into_iter().skip(1));
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => return from_clap(&error),
@@ -146,8 +161,9 @@ impl MountArgs {
         if self.debug {
             options.log.get_or_insert_with(|| "debug".to_owned());
         }
+        options.read_only |= self.read_only;
         if self.single {
-            options.threads = Some(1);
+            options.threads.get_or_insert(1);
         }
         if self.sloppy {
             options.ignored.clear();
@@ -157,6 +173,7 @@ impl MountArgs {
             options,
             mountpoint,
             foreground: self.foreground || self.debug,
+            announce: Vec::new(),
         })
     }
 }

@@ -9,6 +9,10 @@ use unionfs::{daemon, demo};
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
         Ok(Command::Mount(mount)) => {
+            for line in mount.announce {
+                // There is nobody to tell when stderr is gone.
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
             return daemon::mount(mount.options, &mount.mountpoint, mount.foreground);
         }
         Ok(Command::Umount { mountpoint }) => {

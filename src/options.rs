@@ -25,6 +25,9 @@ pub const SUBTYPE: &str = "unionfs";
 /// The device name a mount shows when none is given.
 pub const DEFAULT_SOURCE: &str = "unionfs";
 
+/// The FUSE protocol 7.N that is spoken, that of fuser.
+pub const FUSE_MINOR: u32 = 40;
+
 /// How many threads `threads=` may ask for.
 pub const THREADS: RangeInclusive<usize> = 1..=64;
 
@@ -94,6 +97,19 @@ pub struct CacheTimes {
     pub negative: Option<Duration>,
 }
 
+/// What every object shows instead of what it has, as libfuse's options of these names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Shown {
+    /// The owner.
+    pub uid: Option<u32>,
+    /// The group.
+    pub gid: Option<u32>,
+    /// Permission bits that a file does not show; it shows all others.
+    pub file_mask: Option<u32>,
+    /// The same for directories.
+    pub dir_mask: Option<u32>,
+}
+
 /// Who may enter the mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Allow {
@@ -132,6 +148,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// The device name shown in /proc/mounts.
     pub source: Option<OsString>,
+    /// The second half of the filesystem type; `None`: [`SUBTYPE`].
+    pub subtype: Option<OsString>,
     /// Who may enter the mount.
     pub allow: Allow,
     /// The mount goes away when its daemon dies, however it dies.
@@ -146,8 +164,10 @@ pub struct Options {
     pub max_read: Option<u32>,
     /// Largest write request, in bytes; `None`: 1 MiB.
     pub max_write: Option<u32>,
-    /// Permission bits that every object shows as unset, all others as set.
-    pub umask: Option<u32>,
+    /// What every object shows instead of its own owner and permission bits.
+    pub shown: Shown,
+    /// Extended attributes are neither shown nor kept.
+    pub no_xattrs: bool,
     /// Figures of statfs(2) add up over the filesystems of all layers.
     pub sum_statfs: bool,
     /// SELinux labels for the kernel: `context=` and its like, as they are.
@@ -191,6 +211,12 @@ pub fn parse_with_source(source: Option<&OsStr>, raw: &[OsString]) -> Result<Opt
 }
 
 impl Options {
+    /// The second half of the filesystem type.
+    #[must_use]
+    pub fn subtype(&self) -> &OsStr {
+        self.subtype.as_deref().unwrap_or(OsStr::new(SUBTYPE))
+    }
+
     /// The device name to show.
     #[must_use]
     pub fn source(&self) -> &OsStr {

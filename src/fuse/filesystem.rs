@@ -17,7 +17,7 @@ use fuser::{
 use crate::sys::Errno;
 use crate::union::{DirEntry, Make, OpenMode, SetAttr, Union};
 
-use super::convert::{self, caller, errno, file_attr};
+use super::convert::{self, caller, errno};
 use super::policy::{NEVER, Policy};
 use super::reply;
 
@@ -77,7 +77,7 @@ impl UnionFs {
         match self.union.lookup(dir, &entry.name) {
             Ok(Some(found)) => {
                 let ttl = self.policy.attr_of(&found).min(self.policy.entry);
-                let attr = file_attr(&found.attr, found.id);
+                let attr = self.policy.attributes(&found.attr, found.id);
                 let generation = Generation(found.generation);
                 let full = reply.add(INodeNo(found.id), entry.next, name, &ttl, &attr, generation);
                 if full {
@@ -354,6 +354,9 @@ impl Filesystem for UnionFs {
         &self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32,
         reply: ReplyEmpty,
     ) {
+        if self.policy.no_xattrs {
+            return reply.error(errno(Errno::NOSYS));
+        }
         let (attr, value) = (name.as_bytes().to_vec(), value.to_vec());
         let (flags, who) = (flags as u32, caller(req));
         self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
@@ -362,14 +365,23 @@ impl Filesystem for UnionFs {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if self.policy.no_xattrs {
+            return reply.error(errno(Errno::NOSYS));
+        }
         reply::xattr(reply, size, self.union.getxattr(ino.0, name.as_bytes()));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if self.policy.no_xattrs {
+            return reply.error(errno(Errno::NOSYS));
+        }
         reply::xattr(reply, size, self.union.listxattr(ino.0, caller(req)));
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if self.policy.no_xattrs {
+            return reply.error(errno(Errno::NOSYS));
+        }
         let attr = name.as_bytes().to_vec();
         self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
             reply::empty(reply, union.removexattr(ino.0, &attr));
@@ -394,7 +406,7 @@ impl Filesystem for UnionFs {
         {
             Ok(entry) => {
                 let ttl = self.policy.attr_of(&entry).min(self.policy.entry);
-                let attr = file_attr(&entry.attr, entry.id);
+                let attr = self.policy.attributes(&entry.attr, entry.id);
                 let generation = Generation(entry.generation);
                 reply.created(&ttl, &attr, generation, FileHandle(0), self.policy.open);
             }

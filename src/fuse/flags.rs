@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fuser::{Config, SessionACL};
 
-use crate::options::{Allow, KernelFlags, Options, SUBTYPE};
+use crate::options::{Allow, KernelFlags, Options};
 use crate::sys;
 use crate::sys::mount::{FuseMount, MountFlags as Flags};
 
@@ -19,6 +19,8 @@ const MAX_THREADS: usize = 4;
 pub(crate) struct MountFlags {
     /// First field in /proc/mounts.
     source: OsString,
+    /// The second half of the filesystem type.
+    subtype: OsString,
     /// Who may use it.
     acl: SessionACL,
     /// No writes.
@@ -74,6 +76,7 @@ impl MountFlags {
         let cpus = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             source: options.source().to_owned(),
+            subtype: options.subtype().to_owned(),
             acl,
             read_only,
             kernel: options.kernel_flags,
@@ -94,7 +97,7 @@ impl MountFlags {
         FuseMount {
             source: self.source.as_bytes(),
             target: mountpoint.as_os_str().as_bytes(),
-            subtype: SUBTYPE,
+            subtype: self.subtype.as_bytes(),
             flags: kernel_flags(self.kernel, self.read_only),
             allow_other: self.allow_other(),
             extra: self.extra.as_bytes(),
@@ -104,7 +107,9 @@ impl MountFlags {
     /// For fusermount3, which adds what an ordinary user must have (nosuid, nodev). It takes only
     /// the flags that it knows.
     pub fn for_helper(&self) -> OsString {
-        let mut options = OsString::from(format!("subtype={SUBTYPE},default_permissions,fsname="));
+        let mut options = OsString::from("default_permissions,subtype=");
+        options.push(&self.subtype);
+        options.push(",fsname=");
         for &byte in self.source.as_bytes() {
             if byte == b',' || byte == b'\\' {
                 options.push("\\");

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use fuser::FopenFlags;
+use fuser::{FileAttr, FopenFlags};
 
-use crate::options::Options;
-use crate::union::Entry;
+use crate::options::{Options, Shown};
+use crate::union::{Attr, Entry};
+
+use super::convert::file_attr;
 
 /// Without end: caches of the kernel are kept until something that we do makes them wrong.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -23,6 +25,9 @@ pub(crate) struct Policy {
     pub negative: Duration,
     /// For an opened file.
     pub open: FopenFlags,
+    /// Attributes are neither shown nor kept.
+    pub no_xattrs: bool,
+    shown: Shown,
 }
 
 impl Policy {
@@ -39,7 +44,27 @@ impl Policy {
                 // Only we change the file, so what the kernel has cached stays true.
                 FopenFlags::FOPEN_KEEP_CACHE
             },
+            no_xattrs: options.no_xattrs,
+            shown: options.shown,
         }
+    }
+
+    /// Attributes as fuser sends them, with `ino` in the place of the inode number.
+    pub fn attributes(&self, attr: &Attr, ino: u64) -> FileAttr {
+        let mut shown = file_attr(attr, ino);
+        let mask = if attr.stat.kind().is_dir() {
+            self.shown.dir_mask
+        } else {
+            self.shown.file_mask
+        };
+        if let Some(mask) = mask {
+            #[allow(clippy::cast_possible_truncation)] // nine bits
+            let bits = (0o777 & !mask) as u16;
+            shown.perm = shown.perm & !0o777 | bits;
+        }
+        shown.uid = self.shown.uid.unwrap_or(shown.uid);
+        shown.gid = self.shown.gid.unwrap_or(shown.gid);
+        shown
     }
 
     /// How long the attributes that come with an entry hold. fuser takes the node id from them; a

@@ -5,14 +5,14 @@ use fuser::{Generation, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXatt
 use crate::sys::{Errno, Result};
 use crate::union::{Attr, Entry};
 
-use super::convert::{errno, file_attr};
+use super::convert::errno;
 use super::policy::Policy;
 
 /// A node found or made.
 pub(super) fn entry(reply: ReplyEntry, result: Result<Entry>, policy: Policy) {
     match result {
         Ok(entry) => {
-            let attr = file_attr(&entry.attr, entry.id);
+            let attr = policy.attributes(&entry.attr, entry.id);
             let generation = Generation(entry.generation);
             reply.entry_with_ttls(&policy.attr_of(&entry), &policy.entry, &attr, generation);
         }
@@ -23,7 +23,7 @@ pub(super) fn entry(reply: ReplyEntry, result: Result<Entry>, policy: Policy) {
 /// Attributes of a node.
 pub(super) fn attr(reply: ReplyAttr, result: Result<Attr>, policy: Policy) {
     match result {
-        Ok(attr) => reply.attr(&policy.attr, &file_attr(&attr, attr.ino)),
+        Ok(attr) => reply.attr(&policy.attr, &policy.attributes(&attr, attr.ino)),
         Err(e) => reply.error(errno(e)),
     }
 }

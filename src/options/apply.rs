@@ -20,6 +20,7 @@ pub(super) struct Reader {
     /// `lowerdir=` as it was given; `lowerdir+=` adds to the options alone.
     lowerdir: Option<Vec<PathBuf>>,
     chroot: Option<PathBuf>,
+    unionfs_fuse: bool,
 }
 
 impl Reader {
@@ -54,7 +55,7 @@ impl Reader {
                     other: other.to_owned(),
                 });
             }
-            self.branches.resolve(&mut options)?;
+            self.branches.resolve(&mut options, self.unionfs_fuse)?;
         } else if options.lowers.is_empty() {
             return Err(OptionError::NoLower);
         }
@@ -93,6 +94,8 @@ impl Reader {
             return Ok(());
         };
         let option = || shown(field.name);
+        // Only unionfs-fuse's users write these; its `dirs=` has rules of its own.
+        self.unionfs_fuse |= matches!(field.name, b"cow" | b"hide_meta_files" | b"hide_meta_dir");
         match row.status {
             Status::Accepted => return Ok(()),
             Status::Refused => {
@@ -123,11 +126,10 @@ impl Reader {
             raw,
         });
         // Rows that say "supported" because it is always so have nothing to do.
-        let _ = self.word(field.name)
-            || match value {
-                Some(value) => self.layer(value)? || self.branch(value)? || self.setting(value)?,
-                None => false,
-            };
+        let _ = match value {
+            Some(value) => self.layer(value)? || self.branch(value)? || self.setting(value)?,
+            None => self.word(field.name),
+        };
         Ok(())
     }
 
@@ -143,6 +145,7 @@ impl Reader {
             b"noallow_other" => options.allow = Allow::Owner,
             b"auto_unmount" => options.auto_unmount = true,
             b"direct_io" => options.direct_io = true,
+            b"noxattrs" => options.no_xattrs = true,
             b"sum" => options.sum_statfs = true,
             b"nosum" | b"wsum" | b"statfs_omit_ro" => options.sum_statfs = false,
             b"remount" => options.remount = true,
@@ -229,6 +232,8 @@ impl Reader {
     }
 
     fn setting(&mut self, value: Value<'_>) -> Result<bool, OptionError> {
+        const LAST_ID: u32 = u32::MAX - 1;
+        const ID: &str = "an id from 0 to 4294967294";
         const BYTES: &str = "a number of bytes from 4096 to 1048576";
         let options = &mut self.options;
         match value.option {
@@ -242,7 +247,7 @@ impl Reader {
                 ];
                 options.always_opaque = value.choose(&choices, "a or w")?;
             }
-            b"fsync" => options.volatile = value.choose(&[("0", true), ("1", false)], "0 or 1")?,
+            b"fsync" | b"sync" => options.volatile = value.choose(&FSYNC, FSYNC_EXPECTED)?,
             b"threads" => {
                 options.threads = Some(value.number(THREADS, "a number from 1 to 64")?);
             }
@@ -255,13 +260,33 @@ impl Reader {
             b"attr_timeout" => options.cache.attr = value.seconds()?,
             b"entry_timeout" => options.cache.entry = value.seconds()?,
             b"negative_timeout" => options.cache.negative = value.seconds()?,
+            b"max_threads" => {
+                options.threads =
+                    Some(value.number(1..=usize::MAX, "a number, 1 or more")?.min(64));
+            }
             b"max_read" => options.max_read = Some(value.number(4096..=1 << 20, BYTES)?),
             b"max_write" => options.max_write = Some(value.number(4096..=1 << 20, BYTES)?),
-            b"umask" => options.umask = Some(value.octal()?),
+            b"umask" => {
+                let mask = Some(value.octal()?);
+                (options.shown.file_mask, options.shown.dir_mask) = (mask, mask);
+            }
+            b"fmask" => options.shown.file_mask = Some(value.octal()?),
+            b"dmask" => options.shown.dir_mask = Some(value.octal()?),
+            b"uid" => options.shown.uid = Some(value.number(0..=LAST_ID, ID)?),
+            b"gid" => options.shown.gid = Some(value.number(0..=LAST_ID, ID)?),
+            b"noxattrs" => {
+                let number = value.number(0..=u32::MAX, "a number, 0 or 1")?;
+                options.no_xattrs = number != 0;
+            }
+            b"subtype" => options.subtype = Some(value.subtype()?),
             b"context" | b"fscontext" | b"defcontext" | b"rootcontext" => {
                 options.labels.push(OsString::from_vec(
                     [value.option, b"=\"", value.text()?.as_bytes(), b"\""].concat(),
                 ));
+            }
+            b"verity" => {
+                let promise = "off: digests are not checked here";
+                value.choose(&[("off", ())], promise)?;
             }
             b"droplvl" => {
                 let text = value.utf8()?;
@@ -273,12 +298,21 @@ impl Reader {
                 options.kernel_flags.noatime |= level >= 1;
             }
             b"log" => options.log = Some(value.utf8()?),
-            b"log_file" => options.log_file = Some(value.path()?),
+            b"log_file" | b"debug_file" => options.log_file = Some(value.path()?),
             _ => return Ok(false),
         }
         Ok(true)
     }
 }
+
+const FSYNC: [(&str, bool); 5] = [
+    ("0", true),
+    ("1", false),
+    ("volatile", true),
+    ("auto", false),
+    ("strict", false),
+];
+const FSYNC_EXPECTED: &str = "0, 1, auto, strict or volatile";
 
 const WHITEOUT_FORMS: [(&str, WhiteoutForm); 2] = [
     ("aufs", WhiteoutForm::Aufs),

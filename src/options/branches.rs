@@ -22,7 +22,8 @@ enum Perm {
     Unsaid,
     /// Takes changes; with whiteouts that are inodes of their own, or not.
     Write { separate_whiteouts: bool },
-    /// Is only read; its whiteouts count, or do not.
+    /// Is only read. Its whiteouts count by word or, in capitals, by unionfs-fuse's habit: RO means
+    /// no more to its users than "not written".
     Read { whiteouts: bool },
 }
 
@@ -80,7 +81,7 @@ impl Branches {
     ) -> Result<(), OptionError> {
         let list: Vec<_> = parts
             .iter()
-            .map(|part| read(option, part, style, warnings))
+            .map(|part| read(option, part, warnings))
             .collect();
         if !self.list.is_empty() && self.list != list {
             return Err(self.error("the branches are given twice, and not the same"));
@@ -95,9 +96,7 @@ impl Branches {
     pub(super) fn extend(
         &mut self, option: &[u8], parts: &[Vec<u8>], at_top: bool, warnings: &mut Vec<String>,
     ) {
-        let new = parts
-            .iter()
-            .map(|part| read(option, part, self.style, warnings));
+        let new = parts.iter().map(|part| read(option, part, warnings));
         let at = if at_top { 0 } else { self.list.len() };
         let new: Vec<_> = new.collect();
         self.list.splice(at..at, new);
@@ -116,9 +115,7 @@ impl Branches {
         let Some(index) = index.filter(|&i| i <= self.list.len() && !parts.is_empty()) else {
             return Err(self.error("needs the number of a place, and branches to put there"));
         };
-        let new = parts
-            .iter()
-            .map(|part| read(option, part, self.style, warnings));
+        let new = parts.iter().map(|part| read(option, part, warnings));
         let new: Vec<_> = new.collect();
         self.list.splice(index..index, new);
         Ok(())
@@ -134,7 +131,7 @@ impl Branches {
     pub(super) fn modify(
         &mut self, option: &[u8], part: &[u8], warnings: &mut Vec<String>,
     ) -> Result<(), OptionError> {
-        let new = read(option, part, self.style, warnings);
+        let new = read(option, part, warnings);
         let Some(branch) = self.list.iter_mut().find(|branch| branch.path == new.path) else {
             self.option = shown(option);
             return Err(self.error("there is no such branch"));
@@ -157,8 +154,15 @@ impl Branches {
     }
 
     /// Puts the branches into `options` as upper and lowers.
-    pub(super) fn resolve(mut self, options: &mut Options) -> Result<(), OptionError> {
-        let style = self.style;
+    /// `unionfs_fuse`: other options say that its rules hold for `dirs=`.
+    pub(super) fn resolve(
+        mut self, options: &mut Options, unionfs_fuse: bool,
+    ) -> Result<(), OptionError> {
+        let style = if unionfs_fuse && self.option == "dirs" {
+            Style::UnionfsFuse
+        } else {
+            self.style
+        };
         if let Some(first) = self.list.first_mut().filter(|b| b.perm == Perm::Unsaid)
             && style == Style::Aufs
         {
@@ -190,7 +194,8 @@ impl Branches {
             }
             options.lowers.push(Lower {
                 path: branch.path.clone(),
-                whiteouts: branch.perm != Perm::Read { whiteouts: false },
+                whiteouts: style == Style::UnionfsFuse
+                    || branch.perm != Perm::Read { whiteouts: false },
             });
         }
         Ok(())
@@ -198,7 +203,7 @@ impl Branches {
 }
 
 /// Reads one branch. Attributes nobody knows are dropped with a warning, as aufs does.
-fn read(option: &[u8], part: &[u8], style: Style, warnings: &mut Vec<String>) -> Branch {
+fn read(option: &[u8], part: &[u8], warnings: &mut Vec<String>) -> Branch {
     let (dir, perm) = split(part);
     let path = grammar::path(dir);
     let Some(perm) = perm else {
@@ -210,9 +215,7 @@ fn read(option: &[u8], part: &[u8], style: Style, warnings: &mut Vec<String>) ->
     let mut words = perm.split(|&b| b == b'+');
     let word = words.next().unwrap_or_default();
     let write = word.eq_ignore_ascii_case(b"rw");
-    // unionfs-fuse's users write RO in capitals, and mean no more than "not written".
-    let capitals = word.iter().any(u8::is_ascii_uppercase);
-    let mut whiteouts = capitals || style == Style::UnionfsFuse;
+    let mut whiteouts = word.iter().any(u8::is_ascii_uppercase);
     let mut separate_whiteouts = false;
     for word in words {
         match word {

@@ -155,7 +155,10 @@ const BAD_VALUES: &[(&str, &str)] = &[
         "threads=many",
         "option threads: 'many' is not a number from 1 to 64",
     ),
-    ("fsync=2", "option fsync: '2' is not 0 or 1"),
+    (
+        "fsync=2",
+        "option fsync: '2' is not 0, 1, auto, strict or volatile",
+    ),
     ("upperdir=", "option upperdir: needs a value, DIR"),
     ("workdir", "option workdir: needs a value, DIR"),
     (

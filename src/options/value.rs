@@ -98,6 +98,17 @@ impl Value<'_> {
             .ok_or_else(|| self.bad("octal permission bits, at most 0777"))
     }
 
+    /// The end of a filesystem type: a word that mount tables and fstab can hold.
+    pub(super) fn subtype(self) -> Result<OsString, OptionError> {
+        let text = self.utf8()?;
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
+        if text.chars().all(good) && text.len() <= 64 {
+            Ok(text.into())
+        } else {
+            Err(self.bad("a word of letters, digits, dots and dashes"))
+        }
+    }
+
     /// Seconds, possibly with a fraction; `None` when longer than anybody waits.
     pub(super) fn seconds(self) -> Result<Option<Duration>, OptionError> {
         const ENDLESS: f64 = 1e9;

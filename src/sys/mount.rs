@@ -72,7 +72,7 @@ pub(crate) struct FuseMount<'a> {
     /// Where.
     pub target: &'a [u8],
     /// Behind the dot of the filesystem type.
-    pub subtype: &'a str,
+    pub subtype: &'a [u8],
     /// nosuid, nodev and the like.
     pub flags: MountFlags,
     /// Other users may use it.
@@ -98,7 +98,7 @@ pub(crate) fn mount_fuse(mount: &FuseMount<'_>) -> Result<OwnedFd> {
     );
     let data = [data.as_bytes(), mount.extra].concat();
     let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
-    let kind = format!("fuse.{}", mount.subtype);
+    let kind = [b"fuse.", mount.subtype].concat();
     rustix::mount::mount(
         mount.source,
         mount.target,

@@ -1,8 +1,8 @@
 //! aufs's options beyond branches.
 
-use super::Peer::{Aufs, FuseOverlayfs2, Overlayfs, UnionfsFuse};
+use super::Peer::{Aufs, FuseOverlayfs2, Overlayfs};
 use super::Row;
-use super::Status::{Accepted, Supported};
+use super::Status::{Accepted, Refused, Supported};
 use super::Takes::{Maybe, Nothing, Value};
 
 pub(super) const ROWS: &[Row] = &[
@@ -19,7 +19,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Value("FILE|off|auto|on"),
         peers: &[Aufs, Overlayfs, FuseOverlayfs2],
         status: Accepted,
-        text: "Inode numbers are stable and unique without a table.",
+        text: "Inode numbers are stable and unique without a table, always.",
         example: "lowerdir=/l1,xino=auto",
     },
     Row {
@@ -31,7 +31,6 @@ pub(super) const ROWS: &[Row] = &[
             "notrunc_xino",
             "trunc_xib",
             "notrunc_xib",
-            "trunc_xino_v",
         ],
         takes: Maybe("VALUE"),
         peers: &[Aufs],
@@ -45,8 +44,7 @@ pub(super) const ROWS: &[Row] = &[
         peers: &[Aufs],
         status: Accepted,
         text: "Layers are not watched: changes behind the union's back are undefined, as in \
-               overlayfs. `attr_timeout=0,entry_timeout=0,negative_timeout=0` makes the \
-               kernel ask again.",
+               overlayfs. `timeout=0` makes the kernel ask again.",
         example: "lowerdir=/l1,udba=none",
     },
     Row {
@@ -60,19 +58,28 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["create", "create_policy", "cpup", "copyup", "copyup_policy"],
         takes: Value("POLICY"),
-        peers: &[Aufs, UnionfsFuse],
+        peers: &[Aufs],
         status: Supported,
         text: "Which writable branch takes an object: there is one, so every policy chooses \
                it.",
         example: "lowerdir=/l1,create=mfs,cpup=bup",
     },
     Row {
-        names: &["dirperm1", "nodirperm1"],
+        names: &["dirperm1"],
         takes: Nothing,
         peers: &[Aufs],
         status: Supported,
         text: "A directory's permissions are those of its topmost layer. They always are.",
         example: "lowerdir=/l1,dirperm1",
+    },
+    Row {
+        names: &["nodirperm1"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Accepted,
+        text: "The permissions of covered directories are never asked: the caller sees one \
+               directory.",
+        example: "lowerdir=/l1,nodirperm1",
     },
     Row {
         names: &["warn_perm", "nowarn_perm"],
@@ -84,7 +91,7 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,warn_perm",
     },
     Row {
-        names: &["v", "q"],
+        names: &["verbose", "noverbose", "v", "quiet", "q"],
         takes: Nothing,
         peers: &[Aufs],
         status: Accepted,
@@ -92,11 +99,19 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,q",
     },
     Row {
-        names: &["shwh", "noshwh"],
+        names: &["shwh"],
         takes: Nothing,
         peers: &[Aufs],
-        status: Accepted,
-        text: "Whiteouts are never shown; look into the layers.",
+        status: Refused,
+        text: "whiteouts are never shown by the union; look into the layers",
+        example: "lowerdir=/l1,shwh",
+    },
+    Row {
+        names: &["noshwh"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Supported,
+        text: "Whiteouts do not show. They never do.",
         example: "lowerdir=/l1,noshwh",
     },
     Row {
@@ -126,7 +141,6 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &[
             "rdcache", "rdblk", "rdhash", "fhsm_sec", "acl", "si", "delete", "imap", "nodlgt",
-            "dlgt", "coo", "wh", "nowh",
         ],
         takes: Maybe("VALUE"),
         peers: &[Aufs],

@@ -1,6 +1,8 @@
 //! What libfuse and mount.fuse3 know for every filesystem.
 
-use super::Peer::{Aufs, FuseOverlayfs1, FuseOverlayfs2, Libfuse, Mount, Own, UnionfsFuse};
+use super::Peer::{
+    Aufs, FuseOverlayfs1, FuseOverlayfs2, Libfuse, Mount, Overlayfs, Own, UnionfsFuse,
+};
 use super::Row;
 use super::Status::{Accepted, Refused, Supported};
 use super::Takes::{Maybe, Nothing, Value};
@@ -9,7 +11,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["allow_other"],
         takes: Nothing,
-        peers: &[Libfuse, Own],
+        peers: &[Libfuse, Own, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "All users may enter the mount. The default for root; an ordinary user needs \
                `user_allow_other` in fuse.conf.",
@@ -26,7 +28,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["allow_root"],
         takes: Nothing,
-        peers: &[Libfuse],
+        peers: &[Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "The mounting user and root may enter it.",
         example: "lowerdir=/l1,allow_root",
@@ -34,7 +36,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["default_permissions"],
         takes: Nothing,
-        peers: &[Libfuse],
+        peers: &[Libfuse, Overlayfs, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "The kernel checks permissions. It always does.",
         example: "lowerdir=/l1,default_permissions",
@@ -50,7 +52,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["nonempty"],
         takes: Nothing,
-        peers: &[Libfuse, UnionfsFuse],
+        peers: &[Libfuse],
         status: Supported,
         text: "The mountpoint may hold files. It always may.",
         example: "lowerdir=/l1,nonempty",
@@ -59,8 +61,8 @@ pub(super) const ROWS: &[Row] = &[
         names: &["subtype"],
         takes: Value("NAME"),
         peers: &[Libfuse],
-        status: Accepted,
-        text: "The type is always fuse.unionfs: scripts find our mounts by it.",
+        status: Supported,
+        text: "The type shown is fuse.NAME instead of fuse.unionfs.",
         example: "lowerdir=/l1,subtype=other",
     },
     Row {
@@ -73,32 +75,40 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["max_write"],
-        takes: Value("BYTES"),
-        peers: &[Libfuse],
+        takes: Maybe("BYTES"),
+        peers: &[Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "Largest write request, 4096 to 1048576. Default: 1048576.",
         example: "lowerdir=/l1,max_write=131072",
     },
     Row {
+        names: &["kernel_cache"],
+        takes: Nothing,
+        peers: &[Libfuse, FuseOverlayfs1, FuseOverlayfs2],
+        status: Accepted,
+        text: "Pages are kept for as long as they are right, which is always known here.",
+        example: "lowerdir=/l1,kernel_cache",
+    },
+    Row {
         names: &[
-            "kernel_cache",
             "auto_cache",
             "noauto_cache",
             "ac_attr_timeout",
+            "auto_inval_data",
+            "no_auto_inval_data",
         ],
         takes: Maybe("SECONDS"),
         peers: &[Libfuse],
         status: Accepted,
-        text: "Pages are kept for as long as they are right, which is always known here.",
-        example: "lowerdir=/l1,kernel_cache",
+        text: "The same.",
+        example: "lowerdir=/l1,auto_cache",
     },
     Row {
         names: &["direct_io"],
         takes: Nothing,
         peers: &[Libfuse, UnionfsFuse],
         status: Supported,
-        text: "Reads and writes go past the page cache; shared mappings then fail with \
-               ENODEV.",
+        text: "Reads and writes go past the page cache.",
         example: "lowerdir=/l1,direct_io",
     },
     Row {
@@ -151,11 +161,27 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,umask=022",
     },
     Row {
+        names: &["fmask"],
+        takes: Value("OCTAL"),
+        peers: &[Libfuse],
+        status: Supported,
+        text: "The same for all that are not directories.",
+        example: "lowerdir=/l1,fmask=0133",
+    },
+    Row {
+        names: &["dmask"],
+        takes: Value("OCTAL"),
+        peers: &[Libfuse],
+        status: Supported,
+        text: "The same for directories.",
+        example: "lowerdir=/l1,dmask=022",
+    },
+    Row {
         names: &["uid"],
         takes: Value("N"),
         peers: &[Libfuse],
         status: Supported,
-        text: "Everything shows as this user's: `squash_to_uid`.",
+        text: "Everything shows as this user's; chown(2) changes what is stored all the same.",
         example: "lowerdir=/l1,uid=1000",
     },
     Row {
@@ -163,24 +189,24 @@ pub(super) const ROWS: &[Row] = &[
         takes: Value("N"),
         peers: &[Libfuse],
         status: Supported,
-        text: "Everything shows as this group's: `squash_to_gid`.",
+        text: "Everything shows as this group's.",
         example: "lowerdir=/l1,gid=1000",
     },
     Row {
         names: &["debug"],
-        takes: Nothing,
-        peers: &[Libfuse, Aufs, FuseOverlayfs1],
+        takes: Maybe("N"),
+        peers: &[Libfuse, Aufs, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
-        text: "Log everything: `log=debug`.",
+        text: "Log everything: `log=debug`. With a value, as aufs has it, without effect.",
         example: "lowerdir=/l1,debug,log_file=/dev/null",
     },
     Row {
         names: &["context", "fscontext", "defcontext", "rootcontext"],
         takes: Value("LABEL"),
-        peers: &[Libfuse, Mount, FuseOverlayfs1, FuseOverlayfs2],
+        peers: &[Libfuse, Mount, Overlayfs, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
-        text: "SELinux labels, given to the kernel where SELinux runs and the mount is made \
-               by mount(2); elsewhere without effect. Quotes keep commas.",
+        text: "SELinux labels, given to the kernel where SELinux runs; elsewhere without \
+               effect. Quotes keep commas.",
         example: "lowerdir=/l1,context=\"system_u:object_r:x:s0:c1,c2\"",
     },
     Row {
@@ -201,11 +227,11 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,user_id=0,group_id=0",
     },
     Row {
-        names: &["blkdev", "fuseblk"],
+        names: &["blkdev"],
         takes: Nothing,
         peers: &[Libfuse],
         status: Refused,
-        text: "A union has no block device of its own.",
+        text: "a union has no block device of its own",
         example: "lowerdir=/l1,blkdev",
     },
     Row {
@@ -217,7 +243,26 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,blksize=4096",
     },
     Row {
+        names: &["max_threads"],
+        takes: Value("N"),
+        peers: &[Libfuse],
+        status: Supported,
+        text: "`threads=`, at most 64.",
+        example: "lowerdir=/l1,max_threads=4",
+    },
+    Row {
+        names: &["splice_write", "splice_move", "splice_read"],
+        takes: Nothing,
+        peers: &[Libfuse, FuseOverlayfs1, FuseOverlayfs2],
+        status: Accepted,
+        text: "How requests travel is negotiated with the kernel for what is fastest and \
+               right.",
+        example: "lowerdir=/l1,splice_read",
+    },
+    Row {
         names: &[
+            "writeback_cache",
+            "no_writeback_cache",
             "big_writes",
             "large_read",
             "atomic_o_trunc",
@@ -227,28 +272,26 @@ pub(super) const ROWS: &[Row] = &[
             "async_read",
             "sync_read",
             "async_dio",
-            "splice_write",
-            "splice_move",
-            "splice_read",
+            "no_async_dio",
             "no_splice_write",
             "no_splice_move",
             "no_splice_read",
-            "writeback_cache",
             "max_readahead",
             "max_background",
             "congestion_threshold",
             "clone_fd",
             "max_idle_threads",
-            "max_threads",
             "io_uring",
             "io_uring_q_depth",
             "readdirplus",
+            "time_gran",
+            "no_rofd_flush",
+            "parallel_direct_write",
         ],
         takes: Maybe("VALUE"),
         peers: &[Libfuse],
         status: Accepted,
-        text: "How requests travel is negotiated with the kernel for what is fastest and \
-               right.",
+        text: "The same.",
         example: "lowerdir=/l1,big_writes,max_background=10",
     },
     Row {
@@ -259,16 +302,24 @@ pub(super) const ROWS: &[Row] = &[
             "hard_remove",
             "noforget",
             "remember",
-            "modules",
-            "nullpath_ok",
             "nopath",
-            "ro_fallback",
+            "rellinks",
+            "norellinks",
+            "use_hard_remove",
         ],
         takes: Maybe("VALUE"),
         peers: &[Libfuse],
         status: Accepted,
         text: "Belongs to libfuse's own file handling, which is not used here.",
         example: "lowerdir=/l1,hard_remove,remember=10",
+    },
+    Row {
+        names: &["modules", "subdir", "from_code", "to_code"],
+        takes: Value("VALUE"),
+        peers: &[Libfuse],
+        status: Refused,
+        text: "libfuse's modules show other names than the layers have, and are not used here",
+        example: "lowerdir=/l1,subdir=x",
     },
     Row {
         names: &["setuid"],
@@ -284,8 +335,8 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Libfuse],
         status: Refused,
-        text: "only mount.fuse3 can do it: it mounts and hands over the descriptor \
-               (`mount.fuse3 unionfs#… -o drop_privileges`)",
+        text: "only mount.fuse3 can do it, which mounts and hands over the descriptor: \
+               `mount.fuse3 unionfs#SOURCE TARGET -o drop_privileges`",
         example: "lowerdir=/l1,drop_privileges",
     },
 ];

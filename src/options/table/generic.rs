@@ -1,6 +1,6 @@
 //! What mount(8) and fstab know for every filesystem.
 
-use super::Peer::{Aufs, Mount, Own};
+use super::Peer::{Aufs, FuseOverlayfs1, FuseOverlayfs2, Libfuse, Mount, Own};
 use super::Row;
 use super::Status::{Accepted, Refused, Supported};
 use super::Takes::{Maybe, Nothing, Value};
@@ -9,7 +9,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["rw"],
         takes: Nothing,
-        peers: &[Own, Mount, Aufs],
+        peers: &[Own, Mount, Aufs, Libfuse],
         status: Supported,
         text: "Changes are taken, if there is an upper. The default.",
         example: "lowerdir=/l1,upperdir=/u,rw",
@@ -17,7 +17,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["ro"],
         takes: Nothing,
-        peers: &[Own, Mount, Aufs],
+        peers: &[Own, Mount, Aufs, Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "No changes are taken.",
         example: "lowerdir=/l1,upperdir=/u,ro",
@@ -25,7 +25,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["nosuid"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "Set-id bits and file capabilities have no effect.",
         example: "lowerdir=/l1,nosuid",
@@ -33,7 +33,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["suid"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "They have. The default for root.",
         example: "lowerdir=/l1,suid",
@@ -41,7 +41,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["nodev"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "Device nodes cannot be opened.",
         example: "lowerdir=/l1,nodev",
@@ -49,7 +49,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["dev"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "They can. The default for root.",
         example: "lowerdir=/l1,dev",
@@ -57,7 +57,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["noexec"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "Nothing can be executed.",
         example: "lowerdir=/l1,noexec",
@@ -65,7 +65,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["exec"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "Programs can be executed. The default.",
         example: "lowerdir=/l1,exec",
@@ -73,7 +73,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["nosymfollow"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Supported,
         text: "Symbolic links are not followed.",
         example: "lowerdir=/l1,nosymfollow",
@@ -81,7 +81,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["symfollow"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Supported,
         text: "They are. The default.",
         example: "lowerdir=/l1,symfollow",
@@ -89,7 +89,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["noatime"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, Aufs, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "Reading does not change access times.",
         example: "lowerdir=/l1,noatime",
@@ -97,7 +97,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["atime", "relatime", "norelatime", "nostrictatime"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Supported,
         text: "Access times as the kernel handles them by default (relatime).",
         example: "lowerdir=/l1,relatime",
@@ -105,7 +105,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["strictatime"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Supported,
         text: "The mount shows strictatime; access times are those of the layers' own \
                filesystems.",
@@ -114,7 +114,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["nodiratime"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, Aufs, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "Reading a directory does not change its access time.",
         example: "lowerdir=/l1,nodiratime",
@@ -122,7 +122,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["diratime"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "It does. The default.",
         example: "lowerdir=/l1,diratime",
@@ -130,7 +130,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["lazytime"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Supported,
         text: "Set on the mount; when times are written is up to the upper's filesystem.",
         example: "lowerdir=/l1,lazytime",
@@ -138,23 +138,23 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["nolazytime"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Supported,
         text: "Not set. The default.",
         example: "lowerdir=/l1,nolazytime",
     },
     Row {
         names: &["sync"],
-        takes: Nothing,
-        peers: &[Mount],
+        takes: Maybe("0|1|auto|strict|volatile"),
+        peers: &[Mount, Libfuse, FuseOverlayfs2],
         status: Supported,
-        text: "All writes are synchronous.",
+        text: "All writes are synchronous. With a value it is `fsync=`.",
         example: "lowerdir=/l1,upperdir=/u,sync",
     },
     Row {
         names: &["async"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Supported,
         text: "They are not. The default.",
         example: "lowerdir=/l1,async",
@@ -162,7 +162,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["dirsync"],
         takes: Nothing,
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Supported,
         text: "Changes of directories are synchronous.",
         example: "lowerdir=/l1,upperdir=/u,dirsync",
@@ -186,7 +186,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &[
-            "auto", "noauto", "nofail", "_netdev", "nouser", "noowner", "nogroup", "nousers",
+            "auto", "noauto", "nofail", "_netdev", "nouser", "nousers", "noowner", "nogroup",
         ],
         takes: Nothing,
         peers: &[Mount],
@@ -206,7 +206,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["x-*", "X-*"],
         takes: Maybe("TEXT"),
-        peers: &[Mount],
+        peers: &[Mount, Libfuse],
         status: Accepted,
         text: "Comments for other programs.",
         example: "lowerdir=/l1,x-systemd.automount,X-mount.mkdir=0755",
@@ -228,7 +228,7 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,uhelper=none",
     },
     Row {
-        names: &["silent", "loud", "quiet", "verbose"],
+        names: &["silent", "loud"],
         takes: Nothing,
         peers: &[Mount, Aufs],
         status: Accepted,
@@ -236,11 +236,11 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,silent",
     },
     Row {
-        names: &["mand", "nomand", "iversion", "noiversion"],
+        names: &["mand", "nomand", "iversion", "noiversion", "sub", "nosub"],
         takes: Nothing,
         peers: &[Mount],
         status: Accepted,
-        text: "Nothing of a union depends on it.",
+        text: "Nothing of a union depends on it; the kernel's FUSE refuses mandatory locks.",
         example: "lowerdir=/l1,nomand",
     },
     Row {
@@ -273,7 +273,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Maybe("VALUE"),
         peers: &[Mount],
         status: Refused,
-        text: "mount(8) does this itself and never hands it to a filesystem's program.",
+        text: "mount(8) does this itself and never hands it to a filesystem's program",
         example: "lowerdir=/l1,bind",
     },
 ];

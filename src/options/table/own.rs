@@ -130,10 +130,11 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["fsync"],
-        takes: Value("0|1"),
-        peers: &[FuseOverlayfs1, FuseOverlayfs2],
+        takes: Value("0|1|auto|strict|volatile"),
+        peers: &[FuseOverlayfs1, FuseOverlayfs2, Overlayfs],
         status: Supported,
-        text: "0 is `volatile`; 1 is the default.",
+        text: "0 or `volatile`: as the option of this name. All else is the default: fsync flushes, and a \
+               copy-up is flushed before it gets its name.",
         example: "lowerdir=/l1,upperdir=/u,fsync=0",
     },
     Row {

@@ -1,6 +1,6 @@
 //! Options of fuse-overlayfs, of the kernel's overlayfs and of unionfs-fuse.
 
-use super::Peer::{FuseOverlayfs1, FuseOverlayfs2, Mount, Overlayfs, UnionfsFuse};
+use super::Peer::{Aufs, FuseOverlayfs1, FuseOverlayfs2, Mount, Overlayfs, UnionfsFuse};
 use super::Row;
 use super::Status::{Accepted, Refused, Supported};
 use super::Takes::{Maybe, Nothing, Value};
@@ -42,10 +42,18 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["noacl"],
         takes: Nothing,
-        peers: &[FuseOverlayfs1, FuseOverlayfs2, Mount],
+        peers: &[FuseOverlayfs1, FuseOverlayfs2, Mount, Aufs],
         status: Supported,
         text: "POSIX ACLs are neither kept nor obeyed.",
         example: "lowerdir=/l1,noacl",
+    },
+    Row {
+        names: &["noxattrs"],
+        takes: Maybe("0|1"),
+        peers: &[FuseOverlayfs1, FuseOverlayfs2],
+        status: Supported,
+        text: "Extended attributes are neither shown nor kept.",
+        example: "lowerdir=/l1,noxattrs=1",
     },
     Row {
         names: &["static_nlink"],
@@ -64,6 +72,24 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,ino32_t",
     },
     Row {
+        names: &["threaded", "fast_ino", "fast_ino_check", "writeback"],
+        takes: Value("0|1"),
+        peers: &[FuseOverlayfs1, FuseOverlayfs2],
+        status: Accepted,
+        text: "Requests are always served by several threads, inode numbers cost nothing, and \
+               pages are written back when that is right.",
+        example: "lowerdir=/l1,threaded=1",
+    },
+    Row {
+        names: &["plugins"],
+        takes: Value("FILE[:FILE…]"),
+        peers: &[FuseOverlayfs1, FuseOverlayfs2],
+        status: Refused,
+        text: "plug-ins are native code of another program, and the layers that they bring \
+               would be missing",
+        example: "lowerdir=/l1,plugins=x.so",
+    },
+    Row {
         names: &["userxattr"],
         takes: Nothing,
         peers: &[Overlayfs],
@@ -75,7 +101,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["redirect_dir"],
         takes: Value("on|off|follow|nofollow"),
-        peers: &[Overlayfs, FuseOverlayfs1],
+        peers: &[Overlayfs, FuseOverlayfs1, FuseOverlayfs2],
         status: Accepted,
         text: "Renaming a directory that is also in a lower gives EXDEV.",
         example: "lowerdir=/l1,redirect_dir=off",
@@ -108,17 +134,26 @@ pub(super) const ROWS: &[Row] = &[
         names: &["verity"],
         takes: Value("off|on|require"),
         peers: &[Overlayfs],
-        status: Accepted,
-        text: "fs-verity digests are not written or checked.",
+        status: Supported,
+        text: "`off` is the default. `on` and `require` promise checks that are not made, and \
+               are refused.",
         example: "lowerdir=/l1,verity=off",
     },
     Row {
-        names: &["override_creds", "nooverride_creds"],
+        names: &["override_creds"],
         takes: Nothing,
         peers: &[Overlayfs],
-        status: Accepted,
-        text: "The daemon always reads its layers with its own rights.",
+        status: Supported,
+        text: "The daemon reads its layers with its own rights. It always does.",
         example: "lowerdir=/l1,override_creds",
+    },
+    Row {
+        names: &["nooverride_creds"],
+        takes: Nothing,
+        peers: &[Overlayfs],
+        status: Refused,
+        text: "the daemon reads its layers with its own rights",
+        example: "lowerdir=/l1,nooverride_creds",
     },
     Row {
         names: &["datadir+"],
@@ -153,6 +188,14 @@ pub(super) const ROWS: &[Row] = &[
         example: "dirs=/u=RW:/l1=RO,statfs_omit_ro",
     },
     Row {
+        names: &["debug_file"],
+        takes: Value("FILE"),
+        peers: &[UnionfsFuse],
+        status: Supported,
+        text: "`log_file=`.",
+        example: "lowerdir=/l1,debug_file=/dev/null",
+    },
+    Row {
         names: &["max_files"],
         takes: Value("N"),
         peers: &[UnionfsFuse],
@@ -163,24 +206,14 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         names: &[
             "noinitgroups",
-            "initgroups",
             "preserve_branch",
             "relaxed_permissions",
             "stats",
-            "debug_file",
         ],
         takes: Maybe("VALUE"),
         peers: &[UnionfsFuse],
         status: Accepted,
-        text: "Belongs to what this program does otherwise.",
+        text: "Belongs to what this program does otherwise; permissions are always checked.",
         example: "lowerdir=/l1,relaxed_permissions",
-    },
-    Row {
-        names: &["threaded", "fast_ino", "writeback", "noxattrs", "plugins"],
-        takes: Maybe("0|1"),
-        peers: &[FuseOverlayfs1, FuseOverlayfs2],
-        status: Accepted,
-        text: "How requests are served is decided here: `threads=`.",
-        example: "lowerdir=/l1,threaded=1",
     },
 ];
