@@ -82,6 +82,7 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
     let settings = Settings {
         descriptors: usize::try_from(descriptors).unwrap_or(64),
         volatile: options.volatile,
+        sum_statfs: options.sum_statfs,
     };
     Ok(Union::new(layers, settings).map_err(Reason::Union)?)
 }

@@ -1,5 +1,6 @@
 //! Attributes: reading and changing them.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::sys::{self, Errno, FileKind, Result, Stat};
@@ -109,21 +110,35 @@ impl Union {
     ///
     /// # Errors
     /// What statfs(2) gives.
-    #[allow(clippy::cast_possible_truncation)]
     pub fn statfs(&self) -> Result<StatFs> {
         let top = self.layers.layers.first().ok_or(Errno::IO)?;
-        let s = sys::stat::statvfs(&*top.root)?;
-        Ok(StatFs {
-            blocks: s.f_blocks,
-            bfree: s.f_bfree,
-            bavail: s.f_bavail,
-            files: s.f_files,
-            ffree: s.f_ffree,
-            bsize: s.f_bsize as u32,
-            namelen: s.f_namemax.min(crate::layer::name::NAME_MAX as u64) as u32,
-            frsize: s.f_frsize as u32,
-        })
+        let mut sum = statfs_of(&top.root)?;
+        if self.sum_statfs {
+            let mut counted = vec![top.dev];
+            for layer in &self.layers.layers[1..] {
+                if !counted.contains(&layer.dev) {
+                    counted.push(layer.dev);
+                    sum.add(&statfs_of(&layer.root)?);
+                }
+            }
+        }
+        Ok(sum)
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // block sizes and name lengths are small
+fn statfs_of(root: &OwnedFd) -> Result<StatFs> {
+    let s = sys::stat::statvfs(root)?;
+    Ok(StatFs {
+        blocks: s.f_blocks,
+        bfree: s.f_bfree,
+        bavail: s.f_bavail,
+        files: s.f_files,
+        ffree: s.f_ffree,
+        bsize: s.f_bsize as u32,
+        namelen: s.f_namemax.min(crate::layer::name::NAME_MAX as u64) as u32,
+        frsize: s.f_frsize as u32,
+    })
 }
 
 /// Changes owner, mode and times of a real object.

@@ -71,6 +71,8 @@ pub struct Union {
     next_dir_handle: AtomicU64,
     /// Data of a copy-up are not flushed before it is published, and fsync does nothing.
     volatile: bool,
+    /// statfs adds up the filesystems of all layers.
+    sum_statfs: bool,
 }
 
 /// Settings of a union that are not layers.
@@ -80,6 +82,8 @@ pub(crate) struct Settings {
     pub descriptors: usize,
     /// Crash safety is not wanted.
     pub volatile: bool,
+    /// statfs adds up the filesystems of all layers.
+    pub sum_statfs: bool,
 }
 
 impl Union {
@@ -109,6 +113,7 @@ impl Union {
             open_dirs: DashMap::new(),
             next_dir_handle: AtomicU64::new(1),
             volatile: settings.volatile,
+            sum_statfs: settings.sum_statfs,
         })
     }
 

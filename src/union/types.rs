@@ -150,3 +150,19 @@ pub struct StatFs {
     /// Unit of the block counts in bytes.
     pub frsize: u32,
 }
+
+impl StatFs {
+    /// Adds another filesystem's figures, in blocks of this one's size.
+    pub(super) fn add(&mut self, other: &Self) {
+        let own = u128::from(self.frsize.max(1));
+        let scaled = |blocks: u64| {
+            let blocks = u128::from(blocks) * u128::from(other.frsize) / own;
+            u64::try_from(blocks).unwrap_or(u64::MAX)
+        };
+        self.blocks = self.blocks.saturating_add(scaled(other.blocks));
+        self.bfree = self.bfree.saturating_add(scaled(other.bfree));
+        self.bavail = self.bavail.saturating_add(scaled(other.bavail));
+        self.files = self.files.saturating_add(other.files);
+        self.ffree = self.ffree.saturating_add(other.ffree);
+    }
+}

@@ -18,6 +18,7 @@ mod ops_io;
 mod ops_links;
 mod ops_locks;
 mod ops_names;
+mod ops_options;
 mod ops_readonly;
 mod ops_refused;
 mod ops_rootless;

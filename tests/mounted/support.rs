@@ -31,6 +31,7 @@ pub struct Stack {
     upper: Option<Vec<String>>,
     upper_at: Option<PathBuf>,
     lowers: Vec<Vec<String>>,
+    branches: Option<Vec<&'static str>>,
     limit: Duration,
     descriptors: Option<u32>,
 }
@@ -49,6 +50,7 @@ impl Stack {
             upper,
             upper_at,
             lowers,
+            branches: None,
             limit: LIMIT,
             descriptors: None,
         }
@@ -74,6 +76,12 @@ impl Stack {
     pub fn lower<S: ToString>(mut self, items: impl IntoIterator<Item = S>) -> Self {
         self.lowers
             .push(items.into_iter().map(|item| item.to_string()).collect());
+        self
+    }
+
+    /// Names the layers as aufs does, with these permissions, the upper's first.
+    pub fn branches(mut self, permissions: &[&'static str]) -> Self {
+        self.branches = Some(permissions.to_vec());
         self
     }
 
@@ -126,6 +134,7 @@ impl Stack {
             upper,
             work,
             lowers,
+            branches: self.branches,
             mnt,
             dir,
         }
@@ -152,6 +161,7 @@ pub struct Layers {
     pub work: Option<PathBuf>,
     pub lowers: Vec<PathBuf>,
     pub mnt: PathBuf,
+    branches: Option<Vec<&'static str>>,
     limit: Duration,
     descriptors: Option<u32>,
     dir: TempDir,
@@ -169,6 +179,13 @@ impl Layers {
 
     /// The value of `-o`.
     pub fn options(&self, more: &str) -> OsString {
+        if let Some(permissions) = &self.branches {
+            let layers = self.upper.iter().chain(&self.lowers);
+            let named = layers
+                .zip(permissions)
+                .map(|(dir, p)| format!("{}={p}", dir.display()));
+            return format!("br:{},{more}", named.collect::<Vec<_>>().join(":")).into();
+        }
         let mut text = b"lowerdir=".to_vec();
         for (index, lower) in self.lowers.iter().enumerate() {
             if index > 0 {
