@@ -1,8 +1,6 @@
 //! What a mount is asked to be: plain data, and the `-o` text it comes from. No I/O.
 
 mod apply;
-#[cfg(test)]
-mod branch_tests;
 mod branches;
 mod error;
 mod grammar;

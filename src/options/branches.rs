@@ -1,4 +1,4 @@
-//! Branches: layers as aufs and unionfs-fuse users write them, `DIR[=PERM[+ATTR…]]`.
+//! Branches: layers as aufs and unionfs-fuse users write them, `DIR[=PERM[+ATTR...]]`.
 
 use std::path::PathBuf;
 
@@ -103,7 +103,7 @@ impl Branches {
         self.name_after(option);
     }
 
-    /// `add=N:BRANCH…` and `ins=N:BRANCH…`.
+    /// `add=N:BRANCH...` and `ins=N:BRANCH...`.
     pub(super) fn insert(
         &mut self, option: &[u8], parts: &[Vec<u8>], warnings: &mut Vec<String>,
     ) -> Result<(), OptionError> {

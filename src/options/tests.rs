@@ -1,3 +1,5 @@
+mod branches;
+
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use proptest::prelude::*;
@@ -165,7 +167,7 @@ const BAD_VALUES: &[(&str, &str)] = &[
         "log",
         "option log: needs a value, error|warn|info|debug|trace",
     ),
-    ("lowerdir=", "option lowerdir: needs a value, DIR[:DIR…]"),
+    ("lowerdir=", "option lowerdir: needs a value, DIR[:DIR...]"),
     (
         "lowerdir=/a::/b",
         "option lowerdir: part 2 of the list is empty (\\: writes a colon)",

@@ -38,7 +38,7 @@ fn bad_command_lines() {
         ),
         (
             &["/m"],
-            "option lowerdir: missing, at least one lower directory is needed",
+            "option lowerdir: missing, at least one lower directory is needed (or SOURCE, br=, dirs=)",
         ),
         (
             &["-o", "lowerdir=/,whiteout=x", "/m"],

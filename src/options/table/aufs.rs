@@ -159,7 +159,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["droplvl"],
-        takes: Value("-9…9"),
+        takes: Value("-9 to 9"),
         peers: &[Aufs],
         status: Supported,
         text: "mount.aufs's shorthand. From 1 on: noatime; all else that it stands for has no \

@@ -327,7 +327,7 @@ pub(super) const ROWS: &[Row] = &[
         peers: &[Libfuse],
         status: Refused,
         text: "the daemon would run with other rights than asked for: let the user mount \
-               (fstab option `user`), or use `runuser -u USER -- unionfs …`",
+               (fstab option `user`), or use `runuser -u USER -- unionfs ...`",
         example: "lowerdir=/l1,setuid=nobody",
     },
     Row {

@@ -172,7 +172,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Mount],
         status: Supported,
-        text: "Changes the flags of the mount that is there (`ro`, `nosuid`, `noatime` …) and \
+        text: "Changes the flags of the mount that is there (`ro`, `nosuid`, `noatime` ...) and \
                starts nothing; layers stay as they are.",
         example: "remount,ro",
     },

@@ -8,7 +8,7 @@ use super::Takes::{Nothing, Value};
 pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["lowerdir"],
-        takes: Value("DIR[:DIR…]"),
+        takes: Value("DIR[:DIR...]"),
         peers: &[Own, Overlayfs, FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "The read-only layers, the first on top. `\\:`, `\\,` and `\\\\` write these bytes; a value \
@@ -42,10 +42,10 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["br", "dirs"],
-        takes: Value("DIR[=PERM[+ATTR…]][:…]"),
+        takes: Value("DIR[=PERM[+ATTR...]][:...]"),
         peers: &[Own, Aufs, UnionfsFuse],
         status: Supported,
-        text: "All layers as branches, top first, also written `br:DIR…`. PERM is `rw` for the upper, \
+        text: "All layers as branches, top first, also written `br:DIR...`. PERM is `rw` for the upper, \
                which is the first branch, or `ro`, `rr`; `RW` and `RO` as unionfs-fuse has them. Without \
                PERM the first branch is `rw`, all others are `ro+wh`. A lower case `ro` or `rr` without \
                `+wh` leaves the layer's whiteouts out, as aufs does. `+nolwh` makes each whiteout an \
@@ -55,7 +55,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["add", "ins"],
-        takes: Value("INDEX:BRANCH[:BRANCH…]"),
+        takes: Value("INDEX:BRANCH[:BRANCH...]"),
         peers: &[Aufs],
         status: Supported,
         text: "Puts branches at a place of the list that `br=` gave.",
@@ -63,7 +63,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["append"],
-        takes: Value("BRANCH[:BRANCH…]"),
+        takes: Value("BRANCH[:BRANCH...]"),
         peers: &[Aufs],
         status: Supported,
         text: "Puts branches below those named so far.",
@@ -71,7 +71,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["prepend"],
-        takes: Value("BRANCH[:BRANCH…]"),
+        takes: Value("BRANCH[:BRANCH...]"),
         peers: &[Aufs],
         status: Supported,
         text: "Puts branches above those named so far.",
@@ -139,7 +139,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["threads"],
-        takes: Value("1…64"),
+        takes: Value("1-64"),
         peers: &[Own],
         status: Supported,
         text: "How many threads take requests; those that copy or flush data have threads of their own. \
@@ -151,7 +151,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Value("error|warn|info|debug|trace"),
         peers: &[Own],
         status: Supported,
-        text: "What is logged, or a list `TARGET=LEVEL,…` in double quotes. Default: the environment's \
+        text: "What is logged, or a list `TARGET=LEVEL,...` in double quotes. Default: the environment's \
                RUST_LOG, or warn.",
         example: "lowerdir=/l1,log=info",
     },

@@ -8,7 +8,7 @@ use super::Takes::{Maybe, Nothing, Value};
 pub(super) const ROWS: &[Row] = &[
     Row {
         names: &["uidmapping", "gidmapping"],
-        takes: Value("C:H:N[:C:H:N…]"),
+        takes: Value("C:H:N[:C:H:N...]"),
         peers: &[FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
         text: "Ids C to C+N-1 of the layers show as H to H+N-1, and new objects are stored \
@@ -82,7 +82,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["plugins"],
-        takes: Value("FILE[:FILE…]"),
+        takes: Value("FILE[:FILE...]"),
         peers: &[FuseOverlayfs1, FuseOverlayfs2],
         status: Refused,
         text: "plug-ins are native code of another program, and the layers that they bring \

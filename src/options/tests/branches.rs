@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::table::{self, Peer, Status, Takes};
-use super::*;
+use crate::options::table::{self, Peer, Status, Takes};
+use crate::options::*;
 
 fn mounted(source: &str, text: &str) -> Result<Options, OptionError> {
     parse_with_source(Some(OsStr::new(source)), &[text.into()])
