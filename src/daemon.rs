@@ -8,9 +8,11 @@ mod umount;
 
 use std::fmt::Display;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::mount::Target;
 use crate::options::Options;
 use crate::sys::daemonize::{self, Side};
 
@@ -58,7 +60,9 @@ pub fn mount(options: Options, mountpoint: &Path, foreground: bool) -> ExitCode 
 }
 
 fn start(mut options: Options, mountpoint: &Path, foreground: bool) -> Result<(), Failure> {
-    let mountpoint = make_absolute(&mut options, mountpoint)?;
+    // First of all: a descriptor that was passed on is known by its number only.
+    let target = Target::new(mountpoint).map_err(Failure::new)?;
+    let target = make_absolute(&mut options, target)?;
     let filter = log::filter(&options)?;
     let notice = if foreground {
         None
@@ -73,22 +77,33 @@ fn start(mut options: Options, mountpoint: &Path, foreground: bool) -> Result<()
             }
             Side::Child => drop(reader),
         }
+        // What else the caller has open (locks, pipes) is not for a daemon to keep.
+        match &target {
+            Target::Connection { fd, .. } => daemonize::close_others(&[writer.fd(), fd.as_fd()]),
+            Target::Directory(_) => daemonize::close_others(&[writer.fd()]),
+        }
         Some(writer.into_daemon()?)
     };
     let log = log::init(filter, &options, foreground)?;
-    serve::serve(&options, &mountpoint, notice, log)
+    serve::serve(&options, target, notice, log)
 }
 
 /// The daemon leaves the directory it was started in, so paths must not depend on it.
-fn make_absolute(options: &mut Options, mountpoint: &Path) -> Result<PathBuf, Failure> {
-    let mut mountpoint = mountpoint.to_owned();
-    if mountpoint.is_relative() || options.has_relative_paths() {
-        let base = std::env::current_dir()
+fn make_absolute(options: &mut Options, target: Target) -> Result<Target, Failure> {
+    let relative = matches!(&target, Target::Directory(path) if path.is_relative());
+    let mut base = PathBuf::new();
+    if relative || options.has_relative_paths() {
+        base = std::env::current_dir()
             .map_err(|error| Failure::new(format_args!("the current directory: {error}")))?;
         options.make_absolute(&base);
-        mountpoint = base.join(mountpoint);
     }
-    // Without symlinks, so that it names the same place for ever. One that is not there is
-    // reported when the layers are opened.
-    Ok(std::fs::canonicalize(&mountpoint).unwrap_or(mountpoint))
+    Ok(match target {
+        Target::Directory(path) => {
+            let path = base.join(path);
+            // Without symlinks, so that it names the same place for ever. One that is not there
+            // is reported when the layers are opened.
+            Target::Directory(std::fs::canonicalize(&path).unwrap_or(path))
+        }
+        connection @ Target::Connection { .. } => connection,
+    })
 }

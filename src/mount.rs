@@ -1,5 +1,7 @@
 //! From options to a running mount: layers opened, union built, session handed to the kernel.
 
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,15 +29,91 @@ enum Reason {
     Union(Errno),
     #[error(transparent)]
     Fuse(#[from] FuseError),
-    #[error("{}: {}", .path.display(), .reason)]
+    #[error("mountpoint {}: {}", .path.display(), .reason)]
     Mountpoint { path: PathBuf, reason: String },
+}
+
+/// Where a union appears.
+#[derive(Debug)]
+pub enum Target {
+    /// Over this directory.
+    Directory(PathBuf),
+    /// Where somebody else has mounted this connection to the kernel already.
+    Connection {
+        /// The open descriptor of /dev/fuse.
+        fd: OwnedFd,
+        /// What the user called it.
+        name: PathBuf,
+    },
+}
+
+impl Target {
+    /// `/dev/fd/N` is the descriptor that was passed to this process under that number, as in libfuse;
+    /// anything else is a directory.
+    ///
+    /// Must be called before the process opens anything.
+    ///
+    /// # Errors
+    /// When there is no such descriptor, or no mount behind it that waits to be served.
+    pub fn new(mountpoint: &Path) -> Result<Self, MountError> {
+        let digits = mountpoint.as_os_str().as_bytes().strip_prefix(b"/dev/fd/");
+        let number = digits.and_then(|d| std::str::from_utf8(d).ok()?.parse::<u32>().ok());
+        let Some(number) = number else {
+            return Ok(Self::Directory(mountpoint.to_owned()));
+        };
+        let at = |reason| Reason::Mountpoint {
+            path: mountpoint.to_owned(),
+            reason,
+        };
+        let number = i32::try_from(number).map_err(|_| at("no such descriptor".to_owned()))?;
+        Ok(Self::Connection {
+            fd: sys::connection::inherit(number).map_err(at)?,
+            name: mountpoint.to_owned(),
+        })
+    }
+
+    /// What the user called it.
+    #[must_use]
+    pub fn name(&self) -> &Path {
+        match self {
+            Self::Directory(path) => path,
+            Self::Connection { name, .. } => name,
+        }
+    }
+
+    /// The directory where the mount can be reached by us; `None` when there is none, or it is not known.
+    #[must_use]
+    pub fn reached_at(&self) -> Option<PathBuf> {
+        match self {
+            Self::Directory(path) => Some(path.clone()),
+            Self::Connection { fd, .. } => {
+                let number = sys::connection::number(fd.as_fd())?;
+                sys::connection::mountpoint(number)
+            }
+        }
+    }
+
+    /// Checks that something can be mounted there.
+    fn check(&self) -> Result<(), Reason> {
+        let Self::Directory(path) = self else {
+            return Ok(());
+        };
+        let at = |e: std::io::Error| Reason::Mountpoint {
+            path: path.clone(),
+            reason: e.to_string(),
+        };
+        match std::fs::metadata(path).map_err(at)?.is_dir() {
+            true => Ok(()),
+            false => Err(at(Errno::NOTDIR.into())),
+        }
+    }
 }
 
 /// Layers opened and checked; nothing is mounted yet.
 #[derive(Debug)]
 pub struct Prepared {
     union: Arc<Union>,
-    mountpoint: PathBuf,
+    target: Target,
     options: Options,
 }
 
@@ -49,23 +127,16 @@ pub struct Mounted {
 #[derive(Clone, Debug)]
 pub struct Unmounter(crate::fuse::Unmounter);
 
-/// Opens and checks the layers of `options` and the mountpoint.
+/// Opens and checks the layers of `options` and the directory to be mounted over.
 ///
 /// # Errors
 /// One line for the first thing that is wrong.
-pub fn prepare(options: &Options, mountpoint: &Path) -> Result<Prepared, MountError> {
-    let at = |e: std::io::Error| Reason::Mountpoint {
-        path: mountpoint.to_owned(),
-        reason: e.to_string(),
-    };
-    let real = mountpoint.canonicalize().map_err(at)?;
-    if !std::fs::metadata(&real).map_err(at)?.is_dir() {
-        return Err(at(Errno::NOTDIR.into()).into());
-    }
+pub fn prepare(options: &Options, target: Target) -> Result<Prepared, MountError> {
+    target.check()?;
     let union = open_union(options)?;
     Ok(Prepared {
         union: Arc::new(union),
-        mountpoint: real,
+        target,
         options: options.clone(),
     })
 }
@@ -93,7 +164,10 @@ impl Prepared {
     /// # Errors
     /// The kernel's or fusermount3's words, on one line; nothing stays mounted then.
     pub fn mount(self) -> Result<Mounted, MountError> {
-        let session = Session::mount(self.union, &self.mountpoint, &self.options);
+        let session = match self.target {
+            Target::Directory(path) => Session::mount(self.union, &path, &self.options),
+            Target::Connection { fd, name } => Session::adopt(self.union, fd, &name, &self.options),
+        };
         Ok(Mounted {
             session: session.map_err(Reason::from)?,
         })

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -44,6 +44,11 @@ impl Reader {
 }
 
 impl Writer {
+    /// The pipe itself.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
     /// Makes this process independent of the caller's terminal and directory.
     pub(super) fn into_daemon(self) -> Result<Notice, Failure> {
         let cannot = |what, error: io::Error| Failure::new(format_args!("cannot {what}: {error}"));

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -17,7 +17,7 @@ use signal_hook::iterator::Signals;
 use super::log::Log;
 use super::ready::Notice;
 use super::{Failure, apart};
-use crate::mount::{self, Mounted, Unmounter};
+use crate::mount::{self, Mounted, Target, Unmounter};
 use crate::options::Options;
 use crate::sys::daemonize::Task;
 
@@ -42,7 +42,7 @@ enum Event {
 /// Mounts, tells `notice` when the mount answers, and serves until the mount is gone or a signal
 /// comes. After an error nothing is mounted.
 pub(super) fn serve(
-    options: &Options, mountpoint: &Path, notice: Option<Notice>, mut log: Log,
+    options: &Options, target: Target, notice: Option<Notice>, mut log: Log,
 ) -> Result<(), Failure> {
     if notice.is_some() {
         // The caller's stderr is for one line, and later it is closed.
@@ -51,7 +51,8 @@ pub(super) fn serve(
     for word in &options.ignored {
         tracing::warn!("option {} is not known and has no effect", word.display());
     }
-    let prepared = mount::prepare(options, mountpoint).map_err(Failure::new)?;
+    let place = Place::of(&target);
+    let prepared = mount::prepare(options, target).map_err(Failure::new)?;
     // Caught from here on, so that no signal can end the process and leave a dead mount.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
@@ -59,7 +60,7 @@ pub(super) fn serve(
     let unmounter = mounted.unmounter();
     let outcome = log
         .start()
-        .and_then(|()| Daemon::new(mounted, mountpoint, signals))
+        .and_then(|()| Daemon::new(mounted, place, signals))
         .map_err(|error| Failure::new(format_args!("cannot start a thread: {error}")))
         .and_then(|daemon| daemon.live(notice));
     if let Err(failure) = &outcome {
@@ -70,33 +71,56 @@ pub(super) fn serve(
     outcome
 }
 
+/// Where the mount is, as far as this process is concerned.
+struct Place {
+    /// For messages.
+    name: PathBuf,
+    /// Where it can be reached; `None` when only the descriptor is known.
+    path: Option<PathBuf>,
+    /// Somebody else has mounted it, and will unmount it.
+    adopted: bool,
+}
+
+impl Place {
+    fn of(target: &Target) -> Self {
+        Self {
+            name: target.name().to_owned(),
+            path: target.reached_at(),
+            adopted: matches!(target, Target::Connection { .. }),
+        }
+    }
+}
+
 struct Daemon {
     unmounter: Unmounter,
-    mountpoint: PathBuf,
+    place: Place,
     /// The mount's device number, to tell it from another one at the same place.
-    device: (u32, u32),
+    device: Option<(u32, u32)>,
     events: Receiver<Event>,
 }
 
 impl Daemon {
-    fn new(mounted: Mounted, mountpoint: &Path, signals: Signals) -> io::Result<Self> {
+    fn new(mounted: Mounted, place: Place, signals: Signals) -> io::Result<Self> {
         let (sender, events) = mpsc::channel();
         let unmounter = mounted.unmounter();
-        let device = apart::device(mountpoint)?;
-        let mountpoint = mountpoint.to_owned();
+        let device = place.path.as_deref().map(apart::device).transpose()?;
         spawn("serve", sender.clone(), move || Event::Ended(run(mounted)))?;
         let hurried = unmounter.clone();
         let to_main = sender.clone();
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || watch(signals, &to_main, &hurried))?;
-        let path = mountpoint.clone();
-        spawn("probe", sender, move || {
-            Event::Answered(apart::within(ANSWER_TIMEOUT, Task::Probe, &path))
-        })?;
+        match place.path.clone().filter(|_| !place.adopted) {
+            Some(path) => spawn("probe", sender, move || {
+                Event::Answered(apart::within(ANSWER_TIMEOUT, Task::Probe, &path))
+            })?,
+            // The first request was answered. What users may ask, and where, is not for us to
+            // try on a mount that is not ours. Nobody has hung up: the receiver is here.
+            None => drop(sender.send(Event::Answered(Ok(())))),
+        }
         Ok(Self {
             unmounter,
-            mountpoint,
+            place,
             device,
             events,
         })
@@ -122,7 +146,7 @@ impl Daemon {
             }
             Err(_) => return Err(Failure::new("nobody serves the mount")),
         }
-        tracing::info!("mounted on {}", self.mountpoint.display());
+        tracing::info!("mounted on {}", self.place.name.display());
         if let Some(notice) = notice {
             notice.give().map_err(|error| {
                 Failure::new(format_args!(
@@ -132,11 +156,11 @@ impl Daemon {
         }
         match self.events.recv() {
             Ok(Event::Ended(outcome)) => {
-                tracing::info!("unmounted from {}", self.mountpoint.display());
+                tracing::info!("unmounted from {}", self.place.name.display());
                 outcome
             }
             Ok(Event::Signal(signal)) => {
-                tracing::info!("{}: unmounting {}", name(signal), self.mountpoint.display());
+                tracing::info!("{}: unmounting {}", name(signal), self.place.name.display());
                 self.stop()
             }
             Ok(Event::Answered(_)) | Err(_) => Err(Failure::new("nobody serves the mount")),
@@ -145,20 +169,29 @@ impl Daemon {
 
     /// Writes back, takes the mount away, and serves what is open for a while longer.
     fn stop(self) -> Result<(), Failure> {
-        if apart::device(&self.mountpoint).is_ok_and(|device| device != self.device) {
+        let name = self.place.name.display();
+        let here = self.place.path.as_deref();
+        let device = here.and_then(|path| apart::device(path).ok());
+        if device.is_some() && device != self.device {
             // Detached earlier, only open files keep it alive: what is there now is not ours.
-            tracing::info!("{} was unmounted before", self.mountpoint.display());
+            tracing::info!("{name} was unmounted before");
         } else {
             // Pages written through shared mappings exist only in the kernel until then.
-            if let Err(error) = apart::within(SYNC_TIMEOUT, Task::Sync, &self.mountpoint) {
-                tracing::warn!("sync of {}: {error}", self.mountpoint.display());
+            if let Some(path) = here
+                && let Err(error) = apart::within(SYNC_TIMEOUT, Task::Sync, path)
+            {
+                tracing::warn!("sync of {name}: {error}");
             }
             self.unmounter.detach().map_err(Failure::new)?;
+        }
+        if self.place.adopted {
+            // Still mounted, it would only gain new users while we wait for the old ones.
+            return Ok(());
         }
         match self.wait_for_end() {
             Ok(outcome) => outcome,
             Err(RecvTimeoutError::Timeout) => {
-                tracing::warn!("files on {} are still open", self.mountpoint.display());
+                tracing::warn!("files on {name} are still open");
                 Ok(())
             }
             Err(RecvTimeoutError::Disconnected) => Ok(()),

@@ -14,10 +14,12 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use crate::options::Options;
 use crate::sys::Errno;
 use crate::union::{DirEntry, Make, OpenMode, SetAttr, Union};
 
 use super::convert::{self, caller, errno};
+use super::init::MAX_WRITE;
 use super::policy::{NEVER, Policy};
 use super::reply;
 
@@ -36,15 +38,24 @@ pub(crate) struct UnionFs {
     policy: Policy,
     /// Largest write request in bytes.
     max_write: u32,
+    /// The session fails if the kernel might not check permissions.
+    must_check: bool,
 }
 
 impl UnionFs {
-    pub fn new(union: Arc<Union>, policy: Policy, max_write: u32) -> Self {
+    pub fn new(union: Arc<Union>, options: &Options) -> Self {
         Self {
             union,
-            policy,
-            max_write,
+            policy: Policy::new(options),
+            max_write: options.max_write.unwrap_or(MAX_WRITE),
+            must_check: false,
         }
+    }
+
+    /// Has the session fail if the kernel might not check permissions.
+    pub fn must_check(mut self) -> Self {
+        self.must_check = true;
+        self
     }
 
     /// Runs what may take long (copying data, flushing) on a thread of its own, so that the
@@ -107,8 +118,7 @@ impl UnionFs {
 
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        super::init::negotiate(config, self.max_write);
-        Ok(())
+        super::init::negotiate(config, self.max_write, self.must_check)
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

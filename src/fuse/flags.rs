@@ -1,5 +1,6 @@
 //! How a mount shows and what it allows, for mount(2), for fusermount3 and for the session.
 
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -75,7 +76,7 @@ impl MountFlags {
         }
         let cpus = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            source: options.source().to_owned(),
+            source: OsStr::from_bytes(&shown_source(options.source().as_bytes())).to_owned(),
             subtype: options.subtype().to_owned(),
             acl,
             read_only,
@@ -139,5 +140,46 @@ impl MountFlags {
         config.acl = self.acl;
         config.n_threads = Some(self.threads);
         config
+    }
+}
+
+/// What mount(2) takes as the source, without its NUL byte.
+const MAX_SOURCE: usize = 4095;
+
+/// The source as the kernel can show it. A list of layers that is too long is cut after a layer, and
+/// three dots say so.
+fn shown_source(source: &[u8]) -> Cow<'_, [u8]> {
+    const DOTS: &[u8] = b"...";
+    if source.len() <= MAX_SOURCE {
+        return Cow::Borrowed(source);
+    }
+    let room = &source[..MAX_SOURCE - DOTS.len()];
+    let end = room.iter().rposition(|&b| b == b':').map(|at| at + 1);
+    // Without a colon at least no character is cut in two.
+    let end = end.unwrap_or_else(|| {
+        let is_start = |&at: &usize| source[at] & 0xC0 != 0x80;
+        (0..=room.len()).rev().find(is_start).unwrap_or(room.len())
+    });
+    Cow::Owned([&source[..end], DOTS].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_source_is_cut_between_layers() {
+        let fits = vec![b'x'; MAX_SOURCE];
+        assert_eq!(*shown_source(&fits), fits);
+        let layers = "/some/layer:".repeat(500);
+        let shown = shown_source(layers.as_bytes());
+        assert!(shown.ends_with(b"/some/layer:...") && shown.len() <= MAX_SOURCE);
+        assert!(shown.len() > MAX_SOURCE - 20);
+        let plain = format!("x{}", "\u{20ac}".repeat(2000));
+        let shown = shown_source(plain.as_bytes());
+        assert!(std::str::from_utf8(&shown).is_ok() && shown.len() > MAX_SOURCE - 5);
+        assert!(shown.len() <= MAX_SOURCE);
+        let odd = vec![0x80; 5000];
+        assert_eq!(shown_source(&odd).len(), MAX_SOURCE);
     }
 }

@@ -1,5 +1,7 @@
 //! What is negotiated with the kernel (see `docs/DESIGN.md` for what each choice buys).
 
+use std::io;
+
 use fuser::{InitFlags, KernelConfig};
 
 /// Largest read and write request in bytes; the kernel's default limit of pages gives no more.
@@ -26,8 +28,16 @@ const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_DONT_MASK,
 ];
 
-/// Negotiates.
-pub(crate) fn negotiate(config: &mut KernelConfig, max_write: u32) {
+/// Negotiates. With `must_check` the kernel has to check permissions because of what is negotiated,
+/// as nobody knows whether it was asked to when the mount was made.
+pub(crate) fn negotiate(
+    config: &mut KernelConfig, max_write: u32, must_check: bool,
+) -> io::Result<()> {
+    // ACLs imply `default_permissions`, in every kernel that has them.
+    if must_check && !config.capabilities().contains(InitFlags::FUSE_POSIX_ACL) {
+        let reason = "the kernel has no ACLs, so it may not check permissions on this mount";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
+    }
     for flag in WANTED {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!("the kernel does not offer {flag:?}");
@@ -40,4 +50,5 @@ pub(crate) fn negotiate(config: &mut KernelConfig, max_write: u32) {
     let _ = config.set_max_background(MAX_BACKGROUND);
     // Our objects may be the layers of kernel overlayfs: one level of stacking is left to it.
     let _ = config.set_max_stack_depth(1);
+    Ok(())
 }

@@ -1,8 +1,11 @@
 //! Mounting and the session.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use fuser::SessionACL;
 
 use crate::options::Options;
 use crate::sys::{self, Errno, fusermount};
@@ -10,8 +13,6 @@ use crate::union::Union;
 
 use super::filesystem::UnionFs;
 use super::flags::MountFlags;
-use super::init::MAX_WRITE;
-use super::policy::Policy;
 
 /// Why mounting or serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub(crate) enum FuseError {
 #[derive(Debug)]
 pub(crate) struct Session {
     session: fuser::Session<UnionFs>,
-    mountpoint: PathBuf,
+    unmounter: Unmounter,
 }
 
 impl Session {
@@ -59,41 +60,53 @@ impl Session {
             mountpoint: mountpoint.to_owned(),
             reason,
         };
-        let fd = match sys::mount::mount_fuse(&flags.direct(mountpoint)) {
-            Ok(fd) => fd,
-            // fusermount3 may do what we may not.
-            Err(Errno::PERM) => fusermount::mount(mountpoint, &flags.for_helper()).map_err(fail)?,
-            Err(e) => return Err(fail(explain(e))),
-        };
+        let fd = connect(mountpoint, &flags).map_err(fail)?;
         let config = flags.config();
         let acl = config.acl;
-        let unmounter = Unmounter {
-            mountpoint: Arc::new(mountpoint.to_owned()),
-        };
-        let max_write = options.max_write.unwrap_or(MAX_WRITE);
-        let filesystem = UnionFs::new(union, Policy::new(options), max_write);
+        let unmounter = Unmounter(Arc::new(Way::Path(mountpoint.to_owned())));
+        let filesystem = UnionFs::new(union, options);
         let session = fuser::Session::from_fd(filesystem, fd, acl, config)
             .inspect_err(|_| {
                 // Nothing may stay mounted that no one serves.
                 let _ = unmounter.detach();
             })
             .map_err(|e| fail(one_line(&e)))?;
-        Ok(Self {
-            session,
-            mountpoint: mountpoint.to_owned(),
-        })
+        Ok(Self { session, unmounter })
+    }
+
+    /// Serves a mount that somebody else made: `fd` is its connection, `name` what the user called
+    /// it. How it shows and what it allows was decided there; of `options` only the rest counts.
+    pub fn adopt(
+        union: Arc<Union>, fd: OwnedFd, name: &Path, options: &Options,
+    ) -> Result<Self, FuseError> {
+        let number = sys::connection::number(fd.as_fd());
+        let unmounter = Unmounter(Arc::new(Way::Connection {
+            name: name.to_owned(),
+            number,
+        }));
+        let config = MountFlags::new(options, union.is_read_only()).config();
+        // Whether others may come in the kernel knows, but not that they may be root alone.
+        let acl = match config.acl {
+            SessionACL::RootAndOwner => SessionACL::RootAndOwner,
+            _ => SessionACL::All,
+        };
+        let filesystem = UnionFs::new(union, options).must_check();
+        let session =
+            fuser::Session::from_fd(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
+                mountpoint: name.to_owned(),
+                reason: one_line(&e),
+            })?;
+        Ok(Self { session, unmounter })
     }
 
     /// What ends the mount from another thread.
     pub fn unmounter(&self) -> Unmounter {
-        Unmounter {
-            mountpoint: Arc::new(self.mountpoint.clone()),
-        }
+        self.unmounter.clone()
     }
 
     /// Serves until the filesystem is unmounted and its last open file closed.
     pub fn run(self) -> Result<(), FuseError> {
-        let mountpoint = self.mountpoint;
+        let mountpoint = self.unmounter.name().to_owned();
         self.session.run().map_err(|e| FuseError::Serve {
             mountpoint,
             reason: one_line(&e),
@@ -101,34 +114,88 @@ impl Session {
     }
 }
 
+/// Makes the mount; the descriptor is its connection. Errors are in words.
+fn connect(mountpoint: &Path, flags: &MountFlags) -> Result<OwnedFd, String> {
+    let fd = sys::mount::open_fuse_device().map_err(explain_device)?;
+    match sys::mount::mount_fuse(&fd, &flags.direct(mountpoint)) {
+        Ok(()) => return Ok(fd),
+        Err(Errno::PERM) => {}
+        Err(e) => return Err(std::io::Error::from(e).to_string()),
+    }
+    drop(fd);
+    if sys::cred::no_new_privileges() {
+        let reason = "not permitted, and fusermount3 cannot help where no_new_privs is set";
+        return Err(reason.to_owned());
+    }
+    // fusermount3 may do what we may not.
+    fusermount::mount(mountpoint, &flags.for_helper()).map_err(|reason| {
+        // What we were told ourselves says more then.
+        if sys::cred::may_mount_somewhere() {
+            format!(
+                "not permitted in this mount namespace, which belongs to another user namespace \
+                 (unshare -m); {reason}"
+            )
+        } else {
+            reason
+        }
+    })
+}
+
 /// Unmounts from any thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Unmounter {
-    mountpoint: Arc<PathBuf>,
+pub(crate) struct Unmounter(Arc<Way>);
+
+/// How the mount came about, which says how it ends.
+#[derive(Debug)]
+enum Way {
+    /// We mounted there.
+    Path(PathBuf),
+    /// Somebody else did.
+    Connection { name: PathBuf, number: Option<u32> },
 }
 
 impl Unmounter {
-    /// Detaches the mount at once; open files go on.
+    /// What the user called it.
+    fn name(&self) -> &Path {
+        match &*self.0 {
+            Way::Path(name) | Way::Connection { name, .. } => name,
+        }
+    }
+
+    /// Detaches the mount at once; open files go on. A mount that somebody else made stays for him
+    /// to unmount, but all its users get an error, where the kernel lets us; else they do when this
+    /// process has ended and nobody else holds the descriptor.
     pub fn detach(&self) -> Result<(), FuseError> {
-        let path = self.mountpoint.as_os_str();
-        match sys::mount::unmount(path.as_bytes(), true) {
-            Ok(()) => Ok(()),
-            Err(Errno::PERM) => fusermount::unmount(&self.mountpoint, true),
-            Err(e) => Err(std::io::Error::from(e).to_string()),
+        match &*self.0 {
+            Way::Path(path) => match sys::mount::unmount(path.as_os_str().as_bytes(), true) {
+                Ok(()) => Ok(()),
+                Err(Errno::PERM) => fusermount::unmount(path, true),
+                Err(e) => Err(std::io::Error::from(e).to_string()),
+            },
+            Way::Connection { number: None, .. } => Ok(()),
+            Way::Connection {
+                number: Some(number),
+                ..
+            } => {
+                if let Err(e) = sys::connection::abort(*number) {
+                    tracing::debug!("connection {number} is not ended before the process is: {e}");
+                }
+                Ok(())
+            }
         }
         .map_err(|reason| FuseError::Unmount {
-            mountpoint: self.mountpoint.to_path_buf(),
+            mountpoint: self.name().to_owned(),
             reason,
         })
     }
 }
 
-/// The errno of mount(2) in words.
-fn explain(e: Errno) -> String {
+/// Why /dev/fuse cannot be opened.
+fn explain_device(e: Errno) -> String {
     match e {
         Errno::NOENT => "/dev/fuse is missing (modprobe fuse)".into(),
         Errno::ACCESS => "/dev/fuse may not be opened (check its mode)".into(),
-        e => std::io::Error::from(e).to_string(),
+        e => format!("/dev/fuse: {}", std::io::Error::from(e)),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Nothing here knows inodes or locks; the union decides what to do, this module how it looks in a
 //! layer. `docs/FORMAT.md` describes the formats.
 
+pub(crate) mod ability;
 pub(crate) mod name;
 pub(crate) mod opaque;
 pub(crate) mod open;

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys::{self, Errno, FileKind, Result};
 
+use super::ability::set_record;
 use super::{name, origin};
 
 /// What a layer's directory says about itself.
@@ -89,10 +90,5 @@ pub(crate) fn is_metacopy(file: impl std::os::fd::AsFd) -> bool {
 /// Marks a directory opaque by attribute: overlayfs's own one, or where that needs rights that we
 /// do not have, the one that overlayfs reads with `userxattr` and fuse-overlayfs always.
 pub(crate) fn set_attr(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
-    match sys::xattr::set(dir, entry, b"trusted.overlay.opaque", b"y", 0) {
-        Err(Errno::PERM | Errno::OPNOTSUPP) => {
-            sys::xattr::set(dir, entry, b"user.overlay.opaque", b"y", 0)
-        }
-        result => result,
-    }
+    set_record(dir, entry, [OPAQUE_ATTRS[0], OPAQUE_ATTRS[1]], b"y")
 }

@@ -276,7 +276,20 @@ fn take_upper(
         separate: options.separate_whiteouts,
         always_opaque: options.always_opaque,
     };
-    Ok(Upper::new(Arc::clone(&layer.root), workdir, markers, lock))
+    let mut upper = Upper::new(Arc::clone(&layer.root), workdir, markers, lock);
+    if let Err(errno) = upper.find_abilities(&layer.path) {
+        let denied = matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS);
+        let owner = sys::stat::fstat(&*layer.root).map_err(fail)?.uid;
+        let protected = errno == Errno::ACCESS && owner == sys::cred::own_uid();
+        if denied && !protected {
+            return Err(fail(errno));
+        }
+        // A full disk, or a root directory that its own user has made read-only: most of the
+        // union can be used all the same.
+        let path = layer.path.display();
+        tracing::warn!("upperdir={path}: no temporary file can be made: {errno}");
+    }
+    Ok(upper)
 }
 
 /// The three metadata entries must be what the format says, or whiteouts would be written wrongly.

@@ -8,6 +8,8 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys::{self, Errno, Result};
 
+use super::ability::set_record;
+
 /// Records of a copy; where the first may not be written, the second.
 const INO_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.ino", b"user.unionfs.ino"];
 /// Marks of a directory with copies.
@@ -19,7 +21,7 @@ pub(crate) fn record(dir: BorrowedFd<'_>, name: &[u8], ino: u64, real: u64) -> R
     let mut value = [0; 16];
     value[..8].copy_from_slice(&ino.to_le_bytes());
     value[8..].copy_from_slice(&real.to_le_bytes());
-    set_first(dir, name, INO_ATTRS, &value)
+    set_if_possible(dir, name, INO_ATTRS, &value)
 }
 
 /// The recorded number of the object `name` of `dir`, whose real inode number is `real`.
@@ -46,17 +48,16 @@ fn parse(value: &[u8], real: u64) -> Option<u64> {
 
 /// Marks a directory as one that may hold copies.
 pub(crate) fn mark(dir: BorrowedFd<'_>) -> Result<()> {
-    set_first(dir, b"", COPIES_ATTRS, b"y")
+    set_if_possible(dir, b"", COPIES_ATTRS, b"y")
 }
 
-fn set_first(dir: BorrowedFd<'_>, name: &[u8], attrs: [&[u8]; 2], value: &[u8]) -> Result<()> {
-    for attr in attrs {
-        match sys::xattr::set(dir, name, attr, value, 0) {
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => {}
-            result => return result,
-        }
+fn set_if_possible(
+    dir: BorrowedFd<'_>, name: &[u8], attrs: [&[u8]; 2], value: &[u8],
+) -> Result<()> {
+    match set_record(dir, name, attrs, value) {
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => Ok(()),
+        result => result,
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The writable layer: its whiteouts, opaque marks and temporaries.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,6 +12,7 @@ use crate::options::WhiteoutForm;
 use crate::sys::at::SetTime;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
+use super::ability::Abilities;
 use super::name::{self, NameBuf};
 use super::opaque;
 use super::remove_tree::remove_tree;
@@ -104,6 +106,32 @@ impl Upper {
         upper
     }
 
+    /// Finds out what can be done here, has the log say what cannot, and settles the form of
+    /// whiteouts. The directory of temporaries is gone again afterwards if it was made for that.
+    ///
+    /// # Errors
+    /// When no change could be taken at all.
+    pub fn find_abilities(&mut self, path: &Path) -> Result<Abilities> {
+        let (parent, dir) = self.temp_place();
+        let before = sys::stat::stat_at(&**parent, dir);
+        let found = Abilities::find_out(self)?;
+        self.markers.form = found.form(self, self.markers.form, path);
+        found.report(path);
+        if before.is_err() && self.temp_dir.lock().take().is_some() {
+            let (parent, dir) = self.temp_place();
+            keep_times(parent, || sys::at::rmdir_at(&**parent, dir))?;
+        }
+        Ok(found)
+    }
+
+    /// Where the directory of temporaries is, or would be.
+    fn temp_place(&self) -> (&Arc<OwnedFd>, &'static [u8]) {
+        match &self.workdir {
+            Some(workdir) => (workdir, b"work"),
+            None => (&self.root, name::ORPHANS),
+        }
+    }
+
     /// The form in which whiteouts and opaque marks are written.
     pub fn form(&self) -> WhiteoutForm {
         self.markers.form
@@ -136,10 +164,7 @@ impl Upper {
         if let Some(dir) = slot.as_ref() {
             return Ok(Arc::clone(dir));
         }
-        let (parent, dir) = match &self.workdir {
-            Some(workdir) => (workdir, b"work".as_slice()),
-            None => (&self.root, name::ORPHANS),
-        };
+        let (parent, dir) = self.temp_place();
         sys::cred::enter_own();
         keep_times(parent, || match sys::at::mkdir_at(&**parent, dir, 0o700) {
             Ok(()) | Err(Errno::EXIST) => Ok(()),

@@ -4,12 +4,15 @@
 //! the backing filesystem gives them to a local process. So the thread takes the caller's
 //! file-system ids and umask for the call. Its capabilities stay (securebit
 //! `NO_SETUID_FIXUP`): permission was checked by the kernel on the union, where the caller's
-//! groups are known.
+//! groups are known. A daemon that may not switch refuses to make objects for other users: made
+//! with its own id, a set-user-id program of theirs would run as this user.
 
 use std::cell::Cell;
 
 use rustix::fs::Mode;
-use rustix::thread::{CapabilitiesSecureBits, UnshareFlags};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, UnshareFlags};
+
+use super::{Errno, Result};
 
 /// Who asks, as far as making objects goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -22,16 +25,25 @@ pub struct Creds {
     pub umask: u32,
 }
 
+/// What this thread is, and may become.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    uid: u32,
+    gid: u32,
+    /// It may take other ids and keep its capabilities.
+    switches: bool,
+}
+
 thread_local! {
     /// This thread's own ids, once it was prepared.
-    static OWN: Cell<Option<(u32, u32)>> = const { Cell::new(None) };
+    static OWN: Cell<Option<Own>> = const { Cell::new(None) };
     static UMASK: Cell<u32> = const { Cell::new(u32::MAX) };
 }
 
-/// Gives this thread a umask and credentials of its own; returns its ids.
-fn prepare() -> (u32, u32) {
-    if let Some(ids) = OWN.get() {
-        return ids;
+/// Gives this thread a umask and credentials of its own.
+fn prepare() -> Own {
+    if let Some(own) = OWN.get() {
+        return own;
     }
     // SAFETY: CLONE_FS only detaches this thread's umask and working directory from the other
     // threads'; no descriptor table or memory is touched.
@@ -40,35 +52,87 @@ fn prepare() -> (u32, u32) {
         // objects made at the same moment may be wrong. Better to say so than to be silent.
         tracing::warn!("unshare(CLONE_FS) failed ({e}): umasks of concurrent callers may mix");
     }
-    let ids = (
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw(),
-    );
+    let own = Own {
+        uid: own_uid(),
+        gid: rustix::process::getegid().as_raw(),
+        switches: has(CapabilitySet::SETUID | CapabilitySet::SETGID) && keep_capabilities(),
+    };
+    OWN.set(Some(own));
+    own
+}
+
+/// True when this process has all of `wanted` at its disposal, in its user namespace.
+fn has(wanted: CapabilitySet) -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
+}
+
+/// Has this thread keep its capabilities when it takes another user's id.
+fn keep_capabilities() -> bool {
     let bits = CapabilitiesSecureBits::NO_SETUID_FIXUP;
-    // Without CAP_SETPCAP this fails: then this process is no one else's agent either, and the
-    // ids are never switched.
-    let _ = rustix::thread::capabilities_secure_bits()
-        .and_then(|old| rustix::thread::set_capabilities_secure_bits(old | bits));
-    OWN.set(Some(ids));
-    ids
+    let Ok(old) = rustix::thread::capabilities_secure_bits() else {
+        return false;
+    };
+    old.contains(bits) || rustix::thread::set_capabilities_secure_bits(old | bits).is_ok()
+}
+
+/// The user that this process acts as.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// True when this thread, and any other, may act for other users. Prepares the thread.
+pub(crate) fn can_switch() -> bool {
+    prepare().switches
+}
+
+/// True when this process may make device nodes, which only the initial user namespace allows.
+pub(crate) fn can_make_devices() -> bool {
+    /// `PROC_USER_INIT_INO` of linux/proc_ns.h: the number of the initial user namespace.
+    const INITIAL: u64 = 0xEFFF_FFFD;
+    let initial = rustix::fs::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino == INITIAL);
+    initial && has(CapabilitySet::MKNOD)
+}
+
+/// True when mount(2) is not refused for want of a capability.
+pub(crate) fn may_mount_somewhere() -> bool {
+    has(CapabilitySet::SYS_ADMIN)
+}
+
+/// True when set-user-id programs have no effect for this process.
+pub(crate) fn no_new_privileges() -> bool {
+    rustix::thread::no_new_privs().unwrap_or(false)
 }
 
 /// Puts the daemon's own ids back when dropped.
 #[derive(Debug)]
 pub(crate) struct AsCaller {
-    restore: Option<(u32, u32)>,
+    restore: Option<Own>,
 }
 
 /// Acts as `creds` until the result is dropped.
-pub(crate) fn enter(creds: Creds) -> AsCaller {
+///
+/// # Errors
+/// EPERM when this process may not act for that user, EOVERFLOW when its user namespace has no
+/// such id.
+pub(crate) fn enter(creds: Creds) -> Result<AsCaller> {
     let own = prepare();
     set_umask(creds.umask);
-    if (creds.uid, creds.gid) == own || own.0 != 0 {
-        // An unprivileged daemon cannot switch; its own ids are the only right answer.
-        return AsCaller { restore: None };
+    if !own.switches {
+        // The group is the daemon's then, as far as the directory does not give its own.
+        return match creds.uid == own.uid {
+            true => Ok(AsCaller { restore: None }),
+            false => Err(Errno::PERM),
+        };
     }
-    set_fs_ids(creds.uid, creds.gid);
-    AsCaller { restore: Some(own) }
+    if (creds.uid, creds.gid) == (own.uid, own.gid) {
+        return Ok(AsCaller { restore: None });
+    }
+    let caller = AsCaller { restore: Some(own) };
+    if set_fs_ids(creds.uid, creds.gid) {
+        Ok(caller)
+    } else {
+        Err(Errno::OVERFLOW)
+    }
 }
 
 /// Prepares this thread to make objects of the daemon's own (whiteouts, temporaries): its own
@@ -80,8 +144,8 @@ pub(crate) fn enter_own() {
 
 impl Drop for AsCaller {
     fn drop(&mut self) {
-        if let Some((uid, gid)) = self.restore {
-            set_fs_ids(uid, gid);
+        if let Some(own) = self.restore {
+            set_fs_ids(own.uid, own.gid);
         }
     }
 }
@@ -93,18 +157,23 @@ fn set_umask(mask: u32) {
     }
 }
 
-/// setfsgid and setfsuid of this thread alone (the raw calls; libc's are the same).
-fn set_fs_ids(uid: u32, gid: u32) {
-    // SAFETY: both calls only change this thread's credentials; they take plain numbers. They
-    // report no error: a daemon that runs as root of its user namespace may take any id mapped
-    // there, and an unmapped id never reaches us.
-    unsafe {
-        libc::syscall(libc::SYS_setfsgid, gid);
-        libc::syscall(libc::SYS_setfsuid, uid);
-    }
+/// setfsgid and setfsuid of this thread alone (the raw calls; libc's are the same); true when both
+/// were taken.
+fn set_fs_ids(uid: u32, gid: u32) -> bool {
+    let taken = |call, id: u32| {
+        // SAFETY: both calls only change this thread's credentials; they take plain numbers. They
+        // report no error, but answer with the id before: so an id that no one has, which is
+        // always refused, asks for the present one.
+        unsafe {
+            libc::syscall(call, id);
+            libc::syscall(call, u32::MAX) == libc::c_long::from(id)
+        }
+    };
+    let group = taken(libc::SYS_setfsgid, gid);
+    taken(libc::SYS_setfsuid, uid) && group
 }
 
-/// True when the process may act for other users (root of its user namespace).
+/// True when the process is root of its user namespace.
 pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
+    own_uid() == 0
 }

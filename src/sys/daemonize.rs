@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -30,6 +31,24 @@ pub(crate) fn fork() -> io::Result<Side> {
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Side::Parent(child)),
         ForkResult::Child => Ok(Side::Child),
+    }
+}
+
+/// Closes every descriptor above standard error but those in `keep`.
+///
+/// For a process just forked, in which nothing else has been opened that is still of use: those
+/// descriptors are the caller's, and nobody here knows them.
+pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) {
+    let mut kept: Vec<libc::c_int> = keep.iter().map(|fd| fd.as_raw_fd()).collect();
+    kept.sort_unstable();
+    let mut first = libc::STDERR_FILENO + 1;
+    for fd in kept.into_iter().chain([libc::c_int::MAX]) {
+        if fd > first {
+            // SAFETY: by the contract above no value of this process owns one of them. Failure
+            // (a kernel before 5.9) leaves them open, which costs no more than before.
+            unsafe { libc::syscall(libc::SYS_close_range, first, fd - 1, 0) };
+        }
+        first = fd.saturating_add(1);
     }
 }
 

@@ -81,10 +81,14 @@ pub(crate) struct FuseMount<'a> {
     pub extra: &'a [u8],
 }
 
-/// Mounts a FUSE filesystem directly; the descriptor is its connection.
-pub(crate) fn mount_fuse(mount: &FuseMount<'_>) -> Result<OwnedFd> {
+/// Opens the device for a new connection.
+pub(crate) fn open_fuse_device() -> Result<OwnedFd> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(CWD, c"/dev/fuse", flags, Mode::empty())?;
+    rustix::fs::openat(CWD, c"/dev/fuse", flags, Mode::empty())
+}
+
+/// Mounts a FUSE filesystem directly; `fd`, from [`open_fuse_device`], is its connection.
+pub(crate) fn mount_fuse(fd: &OwnedFd, mount: &FuseMount<'_>) -> Result<()> {
     let data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions{}",
         fd.as_raw_fd(),
@@ -105,8 +109,7 @@ pub(crate) fn mount_fuse(mount: &FuseMount<'_>) -> Result<OwnedFd> {
         kind,
         mount.flags,
         data.as_c_str(),
-    )?;
-    Ok(fd)
+    )
 }
 
 /// Unmounts; `lazy` detaches at once and lets open files go on.
@@ -150,7 +153,7 @@ pub(crate) fn inner_path(mountinfo: &[u8], fd: impl AsFd) -> Option<PathBuf> {
 }
 
 /// Undoes the octal escapes of /proc/self/mountinfo.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {

@@ -131,7 +131,7 @@ impl Union {
         mut make: impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<Option<OwnedFd>>,
     ) -> Result<Option<OwnedFd>> {
         let mut make = |dir: BorrowedFd<'_>, name: &[u8]| {
-            let _caller = sys::cred::enter(creds);
+            let _caller = sys::cred::enter(creds)?;
             self.with_descriptors(|| make(dir, name))
         };
         if !state.whiteout_entry {

@@ -12,6 +12,7 @@ mod snapshot;
 mod spec;
 mod stress;
 mod support;
+mod user;
 
 mod ops_filesystems;
 mod ops_io;
@@ -35,3 +36,8 @@ mod truth_table_read;
 mod truth_table_remove;
 mod truth_table_rename;
 mod truth_table_write;
+mod ways_caller;
+mod ways_descriptor;
+mod ways_sandbox;
+mod ways_shown;
+mod ways_user;
