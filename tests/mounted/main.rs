@@ -8,6 +8,7 @@
 )]
 
 mod calls;
+mod idmap;
 mod snapshot;
 mod spec;
 mod stress;
