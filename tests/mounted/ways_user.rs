@@ -36,12 +36,19 @@ pub fn refused(place: &Place, settings: &[(&str, &str)], command: &str, words: &
     }
 }
 
+/// What is put before the program, settings of the namespace, words of the line.
+type Case = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+);
+
 const MOUNT: &str = "$unionfs -o \"$options\" \"$mnt\"";
 
 #[test]
 fn what_no_ordinary_user_can_do() {
     let at_mnt = "mounting on /";
-    let cases: [(&str, &[(&str, &str)], &[&str]); 9] = [
+    let cases: [Case; 9] = [
         ("$user unshare -Ur", &[], &[at_mnt, "unshare -m"]),
         ("$user --no-new-privs", &[], &[at_mnt, "no_new_privs"]),
         ("$user", &[("mode", "600")], &[at_mnt, "/dev/fuse"]),
