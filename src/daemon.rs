@@ -1,6 +1,7 @@
 //! The life of a mounted union as a process: start, background, signals, end.
 
 mod apart;
+mod guard;
 mod log;
 mod ready;
 mod serve;

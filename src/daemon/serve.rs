@@ -14,6 +14,7 @@ use std::time::Duration;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use super::guard;
 use super::log::Log;
 use super::ready::Notice;
 use super::{Failure, apart};
@@ -51,27 +52,39 @@ pub(super) fn serve(
     for word in &options.ignored {
         tracing::warn!("option {} is not known and has no effect", word.display());
     }
-    let place = Place::of(&target);
+    let mut place = Place::of(&target);
+    let mut guard = match &place.path {
+        Some(path) if options.auto_unmount && !place.adopted => Some(guard::start(path)?),
+        _ => None,
+    };
     let prepared = mount::prepare(options, target).map_err(Failure::new)?;
     // Caught from here on, so that no signal can end the process and leave a dead mount.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     let mounted = prepared.mount().map_err(Failure::new)?;
     let unmounter = mounted.unmounter();
+    place.device = place.path.as_deref().and_then(|p| apart::device(p).ok());
     let outcome = log
         .start()
-        .and_then(|()| Daemon::new(mounted, place, signals))
+        .and_then(|()| match (&mut guard, place.device) {
+            (Some(guard), Some(device)) => guard.arm(device),
+            _ => Ok(()),
+        })
+        .and_then(|()| Daemon::new(mounted, place.clone(), signals))
         .map_err(|error| Failure::new(format_args!("cannot start a thread: {error}")))
         .and_then(|daemon| daemon.live(notice));
     if let Err(failure) = &outcome {
         tracing::error!("{failure}");
-        // Often it is unmounted already; there is no better error to report than the first.
-        let _ = unmounter.detach();
+        if place.may_be_there() {
+            // There is no better error to report than the first.
+            let _ = unmounter.detach();
+        }
     }
     outcome
 }
 
 /// Where the mount is, as far as this process is concerned.
+#[derive(Clone)]
 struct Place {
     /// For messages.
     name: PathBuf,
@@ -79,6 +92,8 @@ struct Place {
     path: Option<PathBuf>,
     /// Somebody else has mounted it, and will unmount it.
     adopted: bool,
+    /// The mount's device number, to tell it from another one at the same place.
+    device: Option<(u32, u32)>,
 }
 
 impl Place {
@@ -87,15 +102,21 @@ impl Place {
             name: target.name().to_owned(),
             path: target.reached_at(),
             adopted: matches!(target, Target::Connection { .. }),
+            device: None,
         }
+    }
+
+    /// False when what is at the place now is not ours: detached earlier, the mount lives on in
+    /// open files only.
+    fn may_be_there(&self) -> bool {
+        let now = self.path.as_deref().and_then(|p| apart::device(p).ok());
+        now.is_none() || now == self.device
     }
 }
 
 struct Daemon {
     unmounter: Unmounter,
     place: Place,
-    /// The mount's device number, to tell it from another one at the same place.
-    device: Option<(u32, u32)>,
     events: Receiver<Event>,
 }
 
@@ -103,7 +124,6 @@ impl Daemon {
     fn new(mounted: Mounted, place: Place, signals: Signals) -> io::Result<Self> {
         let (sender, events) = mpsc::channel();
         let unmounter = mounted.unmounter();
-        let device = place.path.as_deref().map(apart::device).transpose()?;
         spawn("serve", sender.clone(), move || Event::Ended(run(mounted)))?;
         let hurried = unmounter.clone();
         let to_main = sender.clone();
@@ -121,7 +141,6 @@ impl Daemon {
         Ok(Self {
             unmounter,
             place,
-            device,
             events,
         })
     }
@@ -129,15 +148,20 @@ impl Daemon {
     fn live(self, notice: Option<Notice>) -> Result<(), Failure> {
         match self.events.recv() {
             Ok(Event::Answered(Ok(()))) => {}
-            Ok(Event::Answered(Err(error))) => {
+            Ok(Event::Answered(Err(error))) if self.place.may_be_there() => {
                 return Err(Failure::new(format_args!(
                     "the mount does not answer: {error}"
                 )));
             }
-            Ok(Event::Ended(outcome)) => {
-                outcome?;
+            // An end so early is one like any other, but to a caller who was to be told of a mount:
+            // somebody has unmounted it already, or wants it to end.
+            Ok(Event::Answered(Err(_))) if notice.is_none() => return self.served_to_the_end(),
+            Ok(Event::Ended(outcome)) if notice.is_none() => return outcome,
+            Ok(Event::Ended(Err(failure))) => return Err(failure),
+            Ok(Event::Answered(Err(_)) | Event::Ended(Ok(()))) => {
                 return Err(Failure::new("it was unmounted before it answered"));
             }
+            Ok(Event::Signal(signal)) if notice.is_none() => return self.stop(signal),
             Ok(Event::Signal(signal)) => {
                 return Err(Failure::new(format_args!(
                     "{} before the mount answered",
@@ -154,35 +178,35 @@ impl Daemon {
                 ))
             })?;
         }
+        self.served_to_the_end()
+    }
+
+    /// Waits for the end, or a reason to make one.
+    fn served_to_the_end(self) -> Result<(), Failure> {
         match self.events.recv() {
             Ok(Event::Ended(outcome)) => {
                 tracing::info!("unmounted from {}", self.place.name.display());
                 outcome
             }
-            Ok(Event::Signal(signal)) => {
-                tracing::info!("{}: unmounting {}", name(signal), self.place.name.display());
-                self.stop()
-            }
+            Ok(Event::Signal(signal)) => self.stop(signal),
             Ok(Event::Answered(_)) | Err(_) => Err(Failure::new("nobody serves the mount")),
         }
     }
 
     /// Writes back, takes the mount away, and serves what is open for a while longer.
-    fn stop(self) -> Result<(), Failure> {
-        let name = self.place.name.display();
-        let here = self.place.path.as_deref();
-        let device = here.and_then(|path| apart::device(path).ok());
-        if device.is_some() && device != self.device {
-            // Detached earlier, only open files keep it alive: what is there now is not ours.
-            tracing::info!("{name} was unmounted before");
-        } else {
+    fn stop(self, signal: i32) -> Result<(), Failure> {
+        let place = self.place.name.display();
+        tracing::info!("{}: unmounting {place}", name(signal));
+        if self.place.may_be_there() {
             // Pages written through shared mappings exist only in the kernel until then.
-            if let Some(path) = here
+            if let Some(path) = self.place.path.as_deref()
                 && let Err(error) = apart::within(SYNC_TIMEOUT, Task::Sync, path)
             {
-                tracing::warn!("sync of {name}: {error}");
+                tracing::warn!("sync of {place}: {error}");
             }
             self.unmounter.detach().map_err(Failure::new)?;
+        } else {
+            tracing::info!("{place} was unmounted before");
         }
         if self.place.adopted {
             // Still mounted, it would only gain new users while we wait for the old ones.
@@ -191,7 +215,7 @@ impl Daemon {
         match self.wait_for_end() {
             Ok(outcome) => outcome,
             Err(RecvTimeoutError::Timeout) => {
-                tracing::warn!("files on {name} are still open");
+                tracing::warn!("files on {place} are still open");
                 Ok(())
             }
             Err(RecvTimeoutError::Disconnected) => Ok(()),

@@ -47,28 +47,28 @@ const MOUNT: &str = "$unionfs -o \"$options\" \"$mnt\"";
 
 #[test]
 fn what_no_ordinary_user_can_do() {
-    let at_mnt = "mounting on /";
+    const AT_MNT: &str = "mounting on /";
     let cases: [Case; 9] = [
-        ("$user unshare -Ur", &[], &[at_mnt, "unshare -m"]),
-        ("$user --no-new-privs", &[], &[at_mnt, "no_new_privs"]),
-        ("$user", &[("mode", "600")], &[at_mnt, "/dev/fuse"]),
+        ("$user unshare -Ur", &[], &[AT_MNT, "unshare -m"]),
+        ("$user --no-new-privs", &[], &[AT_MNT, "no_new_privs"]),
+        ("$user", &[("mode", "600")], &[AT_MNT, "/dev/fuse"]),
         (
             "$user unshare -Urm",
             &[("mode", "600")],
-            &[at_mnt, "/dev/fuse"],
+            &[AT_MNT, "/dev/fuse"],
         ),
         (
             "$user env FUSERMOUNT_PATH=/nonexistent",
             &[],
-            &[at_mnt, "not permitted", "fusermount3"],
+            &[AT_MNT, "not permitted", "fusermount3"],
         ),
-        (CONTAINER, &[], &[at_mnt, "ermitted"]),
+        (CONTAINER, &[], &[AT_MNT, "ermitted"]),
         (
             "mount -t tmpfs dev /dev; mknod /dev/null c 1 3; env",
             &[],
-            &[at_mnt, "/dev/fuse is missing"],
+            &[AT_MNT, "/dev/fuse is missing"],
         ),
-        ("chown 0:0 \"$mnt\"; $user", &[], &[at_mnt, "write access"]),
+        ("chown 0:0 \"$mnt\"; $user", &[], &[AT_MNT, "write access"]),
         (
             "chown 0:0 \"$scratch/upper\"; $user",
             &[],
