@@ -40,6 +40,7 @@ mod truth_table_write;
 mod ways_caller;
 mod ways_descriptor;
 mod ways_end;
+mod ways_engines;
 mod ways_sandbox;
 mod ways_shown;
 mod ways_user;

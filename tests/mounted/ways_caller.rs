@@ -19,13 +19,13 @@ use crate::ways_user::good;
 const STEP: Duration = Duration::from_secs(15);
 
 /// A store as containers/storage lays it out: layers in directories, short links to them in `l`.
-struct Store {
+pub struct Store {
     dir: tempfile::TempDir,
 }
 
 impl Store {
     /// `layers` layers with one file each, and one container.
-    fn new(layers: usize) -> Self {
+    pub fn new(layers: usize) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("unionfs-test-")
             .tempdir()
@@ -47,11 +47,11 @@ impl Store {
         store
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn merged(&self) -> PathBuf {
+    pub fn merged(&self) -> PathBuf {
         self.path("container/merged")
     }
 
@@ -107,12 +107,12 @@ impl Drop for Store {
 }
 
 /// A link as containers/storage makes them: 26 characters.
-fn link(n: usize) -> String {
+pub fn link(n: usize) -> String {
     format!("l/{n:0>26}")
 }
 
 /// Runs `command` as Go's `cmd.Run()` does with a buffer for stderr: until the end of the pipe.
-fn call(command: &mut Command) -> String {
+pub fn call(command: &mut Command) -> String {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
