@@ -131,10 +131,7 @@ fn connect(mountpoint: &Path, flags: &MountFlags) -> Result<OwnedFd, String> {
     fusermount::mount(mountpoint, &flags.for_helper()).map_err(|reason| {
         // What we were told ourselves says more then.
         if sys::cred::may_mount_somewhere() {
-            format!(
-                "not permitted in this mount namespace, which belongs to another user namespace \
-                 (unshare -m); {reason}"
-            )
+            format!("not permitted in this mount namespace (unshare -m makes one); {reason}")
         } else {
             reason
         }
