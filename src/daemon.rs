@@ -1,6 +1,7 @@
 //! The life of a mounted union as a process: start, background, signals, end.
 
 mod apart;
+mod fstab;
 mod log;
 mod ready;
 mod serve;
@@ -11,7 +12,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::mount;
 use crate::options::Options;
+use crate::sys;
 use crate::sys::daemonize::{self, Side};
 
 pub use umount::umount;
@@ -35,6 +38,17 @@ impl Failure {
     }
 }
 
+/// How a mount is to be made.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// Serve in this process.
+    pub foreground: bool,
+    /// Check what can be checked, mount nothing.
+    pub check: bool,
+    /// The mount namespace to mount in and to find the layers in, as a file of /proc.
+    pub namespace: Option<PathBuf>,
+}
+
 /// Tells the user on stderr, in one line.
 pub fn complain(reason: impl Display) {
     // There is nobody to tell when stderr is gone.
@@ -44,10 +58,12 @@ pub fn complain(reason: impl Display) {
 /// Mounts and serves. In the background it returns in two processes: in the caller's as soon as
 /// the mount answers or it is clear that it never will, in the daemon's when it was unmounted.
 ///
+/// With the option `remount` a running mount is changed instead, and nothing is served.
+///
 /// Must be called before any thread is made.
 #[must_use]
-pub fn mount(options: Options, mountpoint: &Path, foreground: bool) -> ExitCode {
-    match start(options, mountpoint, foreground) {
+pub fn mount(options: Options, mountpoint: &Path, manner: &Manner) -> ExitCode {
+    match start(options, mountpoint, manner) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::FAILURE,
         Err(failure) => {
@@ -57,8 +73,28 @@ pub fn mount(options: Options, mountpoint: &Path, foreground: bool) -> ExitCode 
     }
 }
 
-fn start(mut options: Options, mountpoint: &Path, foreground: bool) -> Result<(), Failure> {
+fn start(mut options: Options, mountpoint: &Path, manner: &Manner) -> Result<(), Failure> {
+    if let Some(namespace) = &manner.namespace {
+        // Here and not in a caller, as what starts a program (the loader, libraries) need not be there.
+        sys::mount::enter_namespace(namespace).map_err(|errno| {
+            let error = std::io::Error::from(errno);
+            Failure::new(format_args!("option -N: {}: {error}", namespace.display()))
+        })?;
+    }
     let mountpoint = make_absolute(&mut options, mountpoint)?;
+    let done = match (options.remount, manner.check) {
+        (true, true) => Some(mount::check_remount(&options, &mountpoint)),
+        (true, false) => Some(mount::remount(&options, &mountpoint)),
+        (false, true) => Some(mount::check(&options, &mountpoint)),
+        (false, false) => None,
+    };
+    if let Some(outcome) = done {
+        return outcome.map_err(Failure::new);
+    }
+    let foreground = manner.foreground;
+    if let Some(name) = fstab::name(options.source.as_deref(), &mountpoint) {
+        options.source = Some(name);
+    }
     let filter = log::filter(&options)?;
     let notice = if foreground {
         None

@@ -1,5 +1,7 @@
 //! From options to a running mount: layers opened, union built, session handed to the kernel.
 
+mod remount;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +10,8 @@ use crate::layer::{LayerError, LayerStack};
 use crate::options::Options;
 use crate::sys::{self, Errno};
 use crate::union::{Settings, Union};
+
+pub use remount::{check_remount, remount};
 
 /// Descriptors kept free for what is not cached: open layers, sockets, calls under way.
 const RESERVED_DESCRIPTORS: u64 = 256;
@@ -29,6 +33,8 @@ enum Reason {
     Fuse(#[from] FuseError),
     #[error("{}: {}", .path.display(), .reason)]
     Mountpoint { path: PathBuf, reason: String },
+    #[error("option remount: {}: {}", .path.display(), .reason)]
+    Remount { path: PathBuf, reason: String },
 }
 
 /// Layers opened and checked; nothing is mounted yet.
@@ -54,20 +60,36 @@ pub struct Unmounter(crate::fuse::Unmounter);
 /// # Errors
 /// One line for the first thing that is wrong.
 pub fn prepare(options: &Options, mountpoint: &Path) -> Result<Prepared, MountError> {
-    let at = |e: std::io::Error| Reason::Mountpoint {
-        path: mountpoint.to_owned(),
-        reason: e.to_string(),
-    };
-    let real = mountpoint.canonicalize().map_err(at)?;
-    if !std::fs::metadata(&real).map_err(at)?.is_dir() {
-        return Err(at(Errno::NOTDIR.into()).into());
-    }
+    let real = real_mountpoint(mountpoint)?;
     let union = open_union(options)?;
     Ok(Prepared {
         union: Arc::new(union),
         mountpoint: real,
         options: options.clone(),
     })
+}
+
+/// Checks the layers of `options` and the mountpoint as far as it can be done without changing
+/// anything.
+///
+/// # Errors
+/// One line for the first thing that is wrong.
+pub fn check(options: &Options, mountpoint: &Path) -> Result<(), MountError> {
+    real_mountpoint(mountpoint)?;
+    Ok(LayerStack::check(options).map_err(Reason::from)?)
+}
+
+/// The mountpoint without symlinks; it must be a directory.
+fn real_mountpoint(mountpoint: &Path) -> Result<PathBuf, Reason> {
+    let at = |e: std::io::Error| Reason::Mountpoint {
+        path: mountpoint.to_owned(),
+        reason: e.to_string(),
+    };
+    let real = mountpoint.canonicalize().map_err(at)?;
+    if !std::fs::metadata(&real).map_err(at)?.is_dir() {
+        return Err(at(Errno::NOTDIR.into()));
+    }
+    Ok(real)
 }
 
 /// Opens and checks the layers of `options` and makes the union of them, without a mount.

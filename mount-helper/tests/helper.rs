@@ -45,34 +45,57 @@ const TELL: &str = r#"for word in "$@"; do echo "[$word]"; done"#;
 fn the_daemon_gets_its_own_words() {
     let output = Place::new(Some(TELL)).run(&["/a:/b", "/m", "-s", "-o", "rw,ro", "-t", "unionfs"]);
     assert_eq!(output.status.code(), Some(0));
-    let expected =
-        "[mount]\n[-o]\n[lowerdir=/a:/b]\n[-o]\n[rw,ro]\n[-o]\n[fsname=/a\\:/b]\n[--]\n[/m]\n";
+    let expected = "[mount]\n[--sloppy]\n[-o]\n[rw,ro]\n[--]\n[/a:/b]\n[/m]\n";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 }
 
 #[test]
-fn fake_starts_nothing() {
+fn fake_only_checks() {
     let output = Place::new(Some(TELL)).run(&["/a", "/m", "-f", "-o", "rw"]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(output.stdout.is_empty());
+    let expected = "[mount]\n[--check]\n[-o]\n[rw]\n[--]\n[/a]\n[/m]\n";
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
+
+#[test]
+fn verbose_tells_what_is_run() {
+    let place = Place::new(Some("exit 0"));
+    let output = place.run(&["/a b", "/m", "-v", "-o", "rw"]);
+    let expected = format!(
+        "{}/unionfs mount -o rw -- '/a b' /m\n",
+        place.0.path().display()
+    );
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+}
+
+/// Exit code and stderr.
+fn told(output: Output) -> (Option<i32>, String) {
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).unwrap(),
+    )
 }
 
 #[test]
 fn exit_codes_are_those_of_mount() {
     let failing = Place::new(Some("echo 'unionfs: reason' >&2; exit 1"));
-    let output = failing.run(&["/a", "/m", "-o", "rw"]);
-    assert_eq!(output.status.code(), Some(32));
     assert_eq!(
-        String::from_utf8(output.stderr).unwrap(),
-        "unionfs: reason\n"
+        told(failing.run(&["/a", "/m", "-o", "rw"])),
+        (Some(32), "unionfs: reason\n".to_owned())
     );
-    let usage = failing.run(&["/a"]);
-    assert_eq!(usage.status.code(), Some(1));
+    let (code, line) = told(failing.run(&["/a"]));
+    assert_eq!(code, Some(1));
+    assert!(line.starts_with("mount.unionfs: usage: "), "{line}");
+    let (code, line) = told(Place::new(Some("kill -9 $$")).run(&["/a", "/m"]));
+    assert_eq!(code, Some(4));
     assert!(
-        String::from_utf8(usage.stderr)
-            .unwrap()
-            .starts_with("mount.unionfs: usage: ")
+        line.starts_with("mount.unionfs: ") && line.contains("signal: 9"),
+        "{line}"
     );
-    let killed = Place::new(Some("kill -9 $$")).run(&["/a", "/m"]);
-    assert_eq!(killed.status.code(), Some(32));
+    let unstartable = Place::new(Some(""));
+    let program = unstartable.0.path().join("unionfs");
+    fs::set_permissions(program, Permissions::from_mode(0o644)).unwrap();
+    let (code, line) = told(unstartable.run(&["/a", "/m"]));
+    assert_eq!(code, Some(2));
+    assert_eq!(line.lines().count(), 1, "{line}");
 }

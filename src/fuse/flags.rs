@@ -6,7 +6,7 @@ use std::path::Path;
 
 use fuser::{Config, SessionACL};
 
-use crate::options::{Allow, KernelFlags, Options};
+use crate::options::{Allow, DEFAULT_SOURCE, KernelFlags, Options};
 use crate::sys;
 use crate::sys::mount::{FuseMount, MountFlags as Flags};
 
@@ -33,6 +33,14 @@ pub(crate) struct MountFlags {
     extra: OsString,
 }
 
+/// The device name for mount(2), which takes less than a page.
+fn shown_source(options: &Options) -> &OsStr {
+    const PAGE: usize = 4096;
+    Some(options.source())
+        .filter(|source| source.len() < PAGE)
+        .unwrap_or(OsStr::new(DEFAULT_SOURCE))
+}
+
 /// The flags of mount(2) that `kernel` stands for.
 pub(crate) fn kernel_flags(kernel: KernelFlags, read_only: bool) -> Flags {
     let flags = [
@@ -43,6 +51,7 @@ pub(crate) fn kernel_flags(kernel: KernelFlags, read_only: bool) -> Flags {
         (kernel.nosymfollow, Flags::NOSYMFOLLOW),
         (kernel.noatime, Flags::NOATIME),
         (kernel.nodiratime, Flags::NODIRATIME),
+        (kernel.relatime, Flags::RELATIME),
         (kernel.strictatime, Flags::STRICTATIME),
         (kernel.lazytime, Flags::LAZYTIME),
         (kernel.dirsync, Flags::DIRSYNC),
@@ -75,7 +84,7 @@ impl MountFlags {
         }
         let cpus = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
-            source: options.source().to_owned(),
+            source: shown_source(options).to_owned(),
             subtype: options.subtype().to_owned(),
             acl,
             read_only,
@@ -107,6 +116,9 @@ impl MountFlags {
     /// For fusermount3, which adds what an ordinary user must have (nosuid, nodev). It takes only
     /// the flags that it knows.
     pub fn for_helper(&self) -> OsString {
+        if self.kernel.nosymfollow {
+            tracing::warn!("option nosymfollow: only root can set it, fusermount3 does not");
+        }
         let mut options = OsString::from("default_permissions,subtype=");
         options.push(&self.subtype);
         options.push(",fsname=");
