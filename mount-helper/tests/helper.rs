@@ -5,10 +5,18 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
+
+/// Files that will be run are written by another process: what we have open for writing, a program that
+/// another test starts has open too for a moment, and then nobody can run it.
+fn shell(script: &str, first: &str, second: &Path) {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", first]).arg(second);
+    assert!(command.status().unwrap().success());
+}
 
 /// A directory with the helper, under its installed name, and perhaps a daemon.
 struct Place(TempDir);
@@ -16,11 +24,19 @@ struct Place(TempDir);
 impl Place {
     fn new(daemon: Option<&str>) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
-        fs::copy(env!("CARGO_BIN_EXE_mount-unionfs"), place.helper()).unwrap();
+        shell(
+            "cp \"$1\" \"$2\"",
+            env!("CARGO_BIN_EXE_mount-unionfs"),
+            &place.helper(),
+        );
         if let Some(script) = daemon {
+            let script = format!("#!/bin/sh\n{script}\n");
             let path = place.0.path().join("unionfs");
-            fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-            fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+            shell(
+                "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"",
+                &script,
+                &path,
+            );
         }
         place
     }
