@@ -37,6 +37,10 @@ pub struct Mount {
     pub foreground: bool,
     /// Lines for stderr before anything else is done.
     pub announce: Vec<String>,
+    /// Check what can be checked, mount nothing.
+    pub check: bool,
+    /// The mount namespace to mount in, as a file of /proc.
+    pub namespace: Option<PathBuf>,
 }
 
 /// Why a command line cannot be used. Always one line.
@@ -116,6 +120,12 @@ struct MountArgs {
     /// Say nothing about options that are not known
     #[arg(long)]
     sloppy: bool,
+    /// Mount in the mount namespace of that file, such as /proc/PID/ns/mnt
+    #[arg(short = 'N', value_name = "FILE")]
+    namespace: Option<PathBuf>,
+    /// Check the options, the layers and the mountpoint, but mount nothing
+    #[arg(long)]
+    check: bool,
     /// Where the union appears; a word before it is shown as the mount's device
     #[arg(value_name = "[SOURCE] MOUNTPOINT", required = true, num_args = 1..=2)]
     operands: Vec<OsString>,
@@ -170,6 +180,8 @@ impl MountArgs {
             options.warnings.clear();
         }
         Ok(Mount {
+            check: self.check,
+            namespace: self.namespace,
             options,
             mountpoint,
             foreground: self.foreground || self.debug,

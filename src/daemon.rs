@@ -1,6 +1,7 @@
 //! The life of a mounted union as a process: start, background, signals, end.
 
 mod apart;
+mod fstab;
 mod guard;
 mod log;
 mod ready;
@@ -13,8 +14,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::mount::Target;
+use crate::mount::{self, Target};
 use crate::options::Options;
+use crate::sys;
 use crate::sys::daemonize::{self, Side};
 
 pub use umount::umount;
@@ -38,6 +40,17 @@ impl Failure {
     }
 }
 
+/// How a mount is to be made.
+#[derive(Debug, Clone, Default)]
+pub struct Manner {
+    /// Serve in this process.
+    pub foreground: bool,
+    /// Check what can be checked, mount nothing.
+    pub check: bool,
+    /// The mount namespace to mount in and to find the layers in, as a file of /proc.
+    pub namespace: Option<PathBuf>,
+}
+
 /// Tells the user on stderr, in one line.
 pub fn complain(reason: impl Display) {
     // There is nobody to tell when stderr is gone.
@@ -47,10 +60,12 @@ pub fn complain(reason: impl Display) {
 /// Mounts and serves. In the background it returns in two processes: in the caller's as soon as
 /// the mount answers or it is clear that it never will, in the daemon's when it was unmounted.
 ///
+/// With the option `remount` a running mount is changed instead, and nothing is served.
+///
 /// Must be called before any thread is made.
 #[must_use]
-pub fn mount(options: Options, mountpoint: &Path, foreground: bool) -> ExitCode {
-    match start(options, mountpoint, foreground) {
+pub fn mount(options: Options, mountpoint: &Path, manner: &Manner) -> ExitCode {
+    match start(options, mountpoint, manner) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Told) => ExitCode::FAILURE,
         Err(failure) => {
@@ -60,10 +75,30 @@ pub fn mount(options: Options, mountpoint: &Path, foreground: bool) -> ExitCode 
     }
 }
 
-fn start(mut options: Options, mountpoint: &Path, foreground: bool) -> Result<(), Failure> {
+fn start(mut options: Options, mountpoint: &Path, manner: &Manner) -> Result<(), Failure> {
     // First of all: a descriptor that was passed on is known by its number only.
     let target = Target::new(mountpoint).map_err(Failure::new)?;
+    if let Some(namespace) = &manner.namespace {
+        // Here and not in a caller, as what starts a program (the loader, libraries) need not be there.
+        sys::mount::enter_namespace(namespace).map_err(|errno| {
+            let error = std::io::Error::from(errno);
+            Failure::new(format_args!("option -N: {}: {error}", namespace.display()))
+        })?;
+    }
     let target = make_absolute(&mut options, target)?;
+    let done = match (options.remount, manner.check) {
+        (true, true) => Some(mount::check_remount(&options, target.name())),
+        (true, false) => Some(mount::remount(&options, target.name())),
+        (false, true) => Some(mount::check(&options, &target)),
+        (false, false) => None,
+    };
+    if let Some(outcome) = done {
+        return outcome.map_err(Failure::new);
+    }
+    let foreground = manner.foreground;
+    if let Some(name) = fstab::name(options.source.as_deref(), target.name()) {
+        options.source = Some(name);
+    }
     let filter = log::filter(&options)?;
     let notice = if foreground {
         None

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use unionfs::cli::{self, Command};
-use unionfs::{daemon, demo};
+use unionfs::daemon::{self, Manner};
+use unionfs::demo;
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -13,7 +14,12 @@ fn main() -> ExitCode {
                 // There is nobody to tell when stderr is gone.
                 let _ = writeln!(std::io::stderr(), "{line}");
             }
-            return daemon::mount(mount.options, &mount.mountpoint, mount.foreground);
+            let manner = Manner {
+                foreground: mount.foreground,
+                check: mount.check,
+                namespace: mount.namespace,
+            };
+            return daemon::mount(mount.options, &mount.mountpoint, &manner);
         }
         Ok(Command::Umount { mountpoint }) => {
             daemon::umount(&mountpoint).map_err(|failure| failure.to_string())

@@ -1,5 +1,7 @@
 //! From options to a running mount: layers opened, union built, session handed to the kernel.
 
+mod remount;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use crate::layer::{LayerError, LayerStack};
 use crate::options::Options;
 use crate::sys::{self, Errno};
 use crate::union::{Settings, Union};
+
+pub use remount::{check_remount, remount};
 
 /// Descriptors kept free for what is not cached: open layers, sockets, calls under way.
 const RESERVED_DESCRIPTORS: u64 = 256;
@@ -31,6 +35,8 @@ enum Reason {
     Fuse(#[from] FuseError),
     #[error("mountpoint {}: {}", .path.display(), .reason)]
     Mountpoint { path: PathBuf, reason: String },
+    #[error("option remount: {}: {}", .path.display(), .reason)]
+    Remount { path: PathBuf, reason: String },
 }
 
 /// Where a union appears.
@@ -139,6 +145,16 @@ pub fn prepare(options: &Options, target: Target) -> Result<Prepared, MountError
         target,
         options: options.clone(),
     })
+}
+
+/// Checks the layers of `options` and the mountpoint as far as it can be done without changing
+/// anything.
+///
+/// # Errors
+/// One line for the first thing that is wrong.
+pub fn check(options: &Options, target: &Target) -> Result<(), MountError> {
+    target.check()?;
+    Ok(LayerStack::check(options).map_err(Reason::from)?)
 }
 
 /// Opens and checks the layers of `options` and makes the union of them, without a mount.

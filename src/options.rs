@@ -55,6 +55,8 @@ pub struct KernelFlags {
     pub noatime: bool,
     /// Reading a directory does not change its access time.
     pub nodiratime: bool,
+    /// Access times change as they do by default: a running mount gets that rule back.
+    pub relatime: bool,
     /// Reading always changes access times.
     pub strictatime: bool,
     /// Times that changed are written back late.

@@ -85,6 +85,8 @@ pub(super) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Cl
         options,
         mountpoint: target.into(),
         foreground: foreground || debug,
+        check: false,
+        namespace: None,
     })))
 }
 

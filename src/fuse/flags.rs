@@ -44,6 +44,7 @@ pub(crate) fn kernel_flags(kernel: KernelFlags, read_only: bool) -> Flags {
         (kernel.nosymfollow, Flags::NOSYMFOLLOW),
         (kernel.noatime, Flags::NOATIME),
         (kernel.nodiratime, Flags::NODIRATIME),
+        (kernel.relatime, Flags::RELATIME),
         (kernel.strictatime, Flags::STRICTATIME),
         (kernel.lazytime, Flags::LAZYTIME),
         (kernel.dirsync, Flags::DIRSYNC),
@@ -108,6 +109,9 @@ impl MountFlags {
     /// For fusermount3, which adds what an ordinary user must have (nosuid, nodev). It takes only
     /// the flags that it knows.
     pub fn for_helper(&self) -> OsString {
+        if self.kernel.nosymfollow {
+            tracing::warn!("option nosymfollow: only root can set it, fusermount3 does not");
+        }
         let mut options = OsString::from("default_permissions,subtype=");
         options.push(&self.subtype);
         options.push(",fsname=");

@@ -8,4 +8,5 @@ mod policy;
 mod reply;
 mod run;
 
+pub(crate) use flags::kernel_flags;
 pub(crate) use run::{FuseError, Session, Unmounter};

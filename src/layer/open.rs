@@ -101,12 +101,15 @@ fn open_one(option: &'static str, path: &Path) -> Result<Opened, LayerError> {
     })
 }
 
-impl LayerStack {
-    /// Opens all layers of `options` and checks that they can form a union.
-    ///
-    /// # Errors
-    /// One [`LayerError`] for the first thing that is wrong.
-    pub fn open(options: &Options) -> Result<Self, LayerError> {
+/// All directories of a stack.
+struct All {
+    upper: Option<Opened>,
+    work: Option<Opened>,
+    lowers: Vec<Opened>,
+}
+
+impl All {
+    fn open(options: &Options) -> Result<Self, LayerError> {
         if options.lowers.is_empty() && options.upper.is_none() {
             return Err(LayerError::None);
         }
@@ -128,7 +131,34 @@ impl LayerStack {
             lowers.push(open_one("lowerdir", &lower.path)?);
         }
         check_overlaps(upper.as_ref(), work.as_ref(), &lowers)?;
+        Ok(Self {
+            upper,
+            work,
+            lowers,
+        })
+    }
+}
 
+impl LayerStack {
+    /// Checks what can be checked without changing anything: that all layers of `options` are there
+    /// and do not overlap.
+    ///
+    /// # Errors
+    /// One [`LayerError`] for the first thing that is wrong.
+    pub fn check(options: &Options) -> Result<(), LayerError> {
+        All::open(options).map(drop)
+    }
+
+    /// Opens all layers of `options` and checks that they can form a union.
+    ///
+    /// # Errors
+    /// One [`LayerError`] for the first thing that is wrong.
+    pub fn open(options: &Options) -> Result<Self, LayerError> {
+        let All {
+            upper,
+            work,
+            lowers,
+        } = All::open(options)?;
         let mut layers = Vec::with_capacity(lowers.len() + 1);
         let mut state = None;
         match upper {

@@ -174,16 +174,16 @@ impl Reader {
             b"dirsync" => (&mut flags.dirsync, true),
             b"sync" => (&mut flags.sync, true),
             b"async" => (&mut flags.sync, false),
-            b"noatime" => {
-                flags.strictatime = false;
-                (&mut flags.noatime, true)
+            b"noatime" | b"relatime" | b"strictatime" => {
+                (flags.noatime, flags.relatime, flags.strictatime) = (false, false, false);
+                match word {
+                    b"noatime" => (&mut flags.noatime, true),
+                    b"relatime" => (&mut flags.relatime, true),
+                    _ => (&mut flags.strictatime, true),
+                }
             }
-            b"strictatime" => {
-                flags.noatime = false;
-                (&mut flags.strictatime, true)
-            }
-            b"atime" | b"relatime" | b"nostrictatime" | b"norelatime" => {
-                flags.noatime = false;
+            b"atime" | b"nostrictatime" | b"norelatime" => {
+                (flags.noatime, flags.relatime) = (false, false);
                 (&mut flags.strictatime, false)
             }
             _ => return false,

@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 pub(crate) use rustix::mount::MountFlags;
@@ -122,6 +122,32 @@ pub(crate) fn unmount(path: &[u8], lazy: bool) -> Result<()> {
     rustix::mount::unmount(path, flags)
 }
 
+/// Changes the flags of the mount at `path` and of its filesystem to exactly these, except that
+/// without a flag for access times their rule stays.
+pub(crate) fn remount(path: &[u8], flags: MountFlags) -> Result<()> {
+    rustix::mount::mount_remount(path, flags, c"")
+}
+
+/// Makes this process one of the mount namespace that the file `path` stands for; its directory
+/// is the root there. Refused when the process has a second thread.
+pub(crate) fn enter_namespace(path: &Path) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let namespace = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let kind = rustix::thread::LinkNameSpaceType::Mount;
+    rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind))
+}
+
+/// The type of the filesystem that is mounted at `path`, by the mount table `mountinfo` (the text
+/// of /proc/self/mountinfo); of several the topmost.
+pub(crate) fn kind_at<'a>(mountinfo: &'a [u8], path: &Path) -> Option<&'a [u8]> {
+    let line = mountinfo.split(|&b| b == b'\n').rfind(|line| {
+        let place = line.split(|&b| b == b' ').nth(4);
+        place.is_some_and(|place| unescape(place) == path.as_os_str().as_bytes())
+    })?;
+    let mut fields = line.split(|&b| b == b' ').skip_while(|field| field != b"-");
+    fields.nth(1)
+}
+
 /// Gives freed heap memory back to the system.
 pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
@@ -152,8 +178,8 @@ pub(crate) fn inner_path(mountinfo: &[u8], fd: impl AsFd) -> Option<PathBuf> {
     Some(root.join(path.strip_prefix(mountpoint).ok()?))
 }
 
-/// Undoes the octal escapes of /proc/self/mountinfo.
-pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
+/// Undoes the octal escapes of /proc/self/mountinfo and /etc/fstab.
+pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
@@ -177,7 +203,21 @@ pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::unescape;
+    use std::path::Path;
+
+    use super::{kind_at, unescape};
+
+    #[test]
+    fn the_topmost_mount_counts() {
+        let table = b"1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/a rw\n\
+            2 1 0:9 / /a\\040b rw - fuse.unionfs /l:/m rw\n\
+            3 2 0:8 / /a\\040b rw shared:2 master:1 - tmpfs none rw\n\
+            4 1 0:7 / /m rw - fuse.unionfs - rw\n";
+        assert_eq!(kind_at(table, Path::new("/a b")), Some(&b"tmpfs"[..]));
+        assert_eq!(kind_at(table, Path::new("/m")), Some(&b"fuse.unionfs"[..]));
+        assert_eq!(kind_at(table, Path::new("/a")), None);
+        assert_eq!(kind_at(b"", Path::new("/")), None);
+    }
 
     #[test]
     fn mount_table_escapes_are_undone() {

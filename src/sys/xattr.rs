@@ -5,6 +5,7 @@
 //! leave it.
 
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use rustix::fs::XattrFlags;
 
@@ -13,6 +14,11 @@ use super::{Errno, Result};
 
 /// Linux's limits for a value and for a list of names, in bytes.
 const MAX: usize = 65536;
+
+/// Removes an attribute of what a path leads to.
+pub(crate) fn remove_path(path: &Path, attr: &[u8]) -> Result<()> {
+    rustix::fs::removexattr(path, attr)
+}
 
 /// The value of `attr`, or `None` when there is none or the filesystem has no such attributes.
 pub(crate) fn get(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8]) -> Result<Option<Vec<u8>>> {
