@@ -107,7 +107,7 @@ impl UnionFs {
 
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        super::init::negotiate(config, self.max_write);
+        super::init::negotiate(config, self.max_write, self.union.has_acls());
         Ok(())
     }
 

@@ -26,9 +26,10 @@ const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_DONT_MASK,
 ];
 
-/// Negotiates.
-pub(crate) fn negotiate(config: &mut KernelConfig, max_write: u32) {
-    for flag in WANTED {
+/// Negotiates; without `acls` POSIX ACLs are neither asked for nor enforced by the kernel.
+pub(crate) fn negotiate(config: &mut KernelConfig, max_write: u32, acls: bool) {
+    let wanted = |flag: &InitFlags| acls || *flag != InitFlags::FUSE_POSIX_ACL;
+    for flag in WANTED.into_iter().filter(wanted) {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!("the kernel does not offer {flag:?}");
         }
