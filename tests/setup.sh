@@ -10,7 +10,8 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-PACKAGES=(acl attr build-essential ca-certificates debian-archive-keyring e2fsprogs fuse3 git
+PACKAGES=(acl attr build-essential ca-certificates debian-archive-keyring e2fsprogs fuse-overlayfs
+    fuse3 git
     libacl1-dev libcap2-bin mmdebstrap mount pkg-config procps python3 shellcheck strace uidmap
     util-linux xfsprogs)
 packages() {

@@ -111,7 +111,7 @@ pub(crate) fn is_root() -> bool {
 
 /// True for root of the first user namespace, whose set-id programs act on the whole machine.
 pub(crate) fn is_real_root() -> bool {
-    is_root() && mapped_ids("uid").iter().any(|ids| *ids == (0, u32::MAX))
+    is_root() && mapped_ids("uid").contains(&(0, u32::MAX))
 }
 
 /// The ids that exist in this process's user namespace: first and count of each range; `kind` is

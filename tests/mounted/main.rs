@@ -26,6 +26,7 @@ mod ops_times;
 mod ops_xattr;
 mod ownership;
 mod ownership_map;
+mod ownership_others;
 mod ownership_records;
 mod process;
 mod regressions_copy_up;

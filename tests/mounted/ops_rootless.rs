@@ -17,13 +17,13 @@ use crate::support::{Layers, Stack};
 const USER: u32 = 1;
 
 /// /dev/fuse with another mode for a while; tests and test programs take turns.
-struct DeviceMode {
+pub struct DeviceMode {
     before: u32,
     _turn: std::os::fd::OwnedFd,
 }
 
 impl DeviceMode {
-    fn set(mode: u32) -> Self {
+    pub fn set(mode: u32) -> Self {
         let lock = Path::new("/tmp/unionfs-dev-fuse.lock");
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
         let turn = rustix::fs::open(lock, flags, rustix::fs::Mode::RWXU).unwrap();

@@ -8,7 +8,7 @@ use crate::process::{Outcome, finish};
 
 /// Shell functions that every script may use: `as UID COMMANDS` runs as another user, `show PATH...`
 /// prints what stat(2) says (asked for all, as a look at the mode alone may come from a cache), `try COMMAND` prints how it ended, without the names in its words.
-const PRELUDE: &str = r#"
+pub const PRELUDE: &str = r#"
 umask 022
 as() { id=$1; shift; setpriv --reuid "$id" --regid "$id" --clear-groups -- sh -euc "umask 022; $*"; }
 show() { for path; do stat "$path" >/dev/null; stat -c '%n %u:%g %a %F %t:%T' "$path"; done; }
