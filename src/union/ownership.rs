@@ -332,25 +332,30 @@ impl Union {
         Ok(true)
     }
 
-    /// Removes file capabilities, which a change of owner or data ends, where they are kept under a
-    /// name that means nothing to the backing filesystem.
-    pub(super) fn drop_capabilities(&self, real: &Real) -> Result<()> {
+    /// Removes file capabilities, which a change of owner or data ends.
+    fn drop_capabilities(&self, real: &Real) -> Result<()> {
         let stored = self.owners.stored_name(0, CAPABILITY)?;
-        if !self.owners.keeps_records() || *stored == *CAPABILITY {
-            return Ok(());
-        }
         match sys::xattr::remove(real.fd(), &real.name, &stored) {
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
             result => result,
         }
     }
 
-    /// The same for a file whose data change.
+    /// The same for a file whose data change, where they are kept under a name that means nothing
+    /// to the backing filesystem.
     pub(super) fn data_change(&self, inode: &Arc<Inode>) -> Result<()> {
-        if !self.owners.keeps_records() {
+        if !self.owners.in_upper || self.owners.form(0) != Some(Form::Containers) {
             return Ok(());
         }
         self.with_real(inode, |real| self.drop_capabilities(real))
+    }
+
+    /// EPERM for a `user.` attribute of a device, fifo or socket: its real object could hold one.
+    pub(super) fn check_holder(&self, inode: &Inode, attr: &[u8]) -> Result<()> {
+        if record::is_special(inode.kind) && attr.starts_with(b"user.") {
+            return Err(Errno::PERM);
+        }
+        Ok(())
     }
 
     /// True when ACLs are on.

@@ -61,6 +61,7 @@ impl Union {
         let stored = self.owners.stored_name(0, attr)?;
         let value = self.owners.stored_value(attr, value)?;
         let inode = self.inodes.get(id)?;
+        self.check_holder(&inode, attr)?;
         self.ensure_upper(&inode, Need::All)?;
         self.with_real(&inode, |real| {
             sys::xattr::set(real.fd(), &real.name, &stored, &value, flags)?;
