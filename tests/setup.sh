@@ -11,8 +11,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 PACKAGES=(acl attr build-essential ca-certificates debian-archive-keyring e2fsprogs fuse-overlayfs
-    fuse3 git
-    libacl1-dev libcap2-bin mmdebstrap mount pkg-config procps python3 shellcheck strace uidmap
+    fuse3 git libacl1-dev libcap2-bin mmdebstrap mount pkg-config procps python3 shellcheck strace uidmap
     util-linux xfsprogs)
 packages() {
     # A third-party source that cannot be reached is no reason to stop; a missing package is.

@@ -25,7 +25,7 @@ pub(crate) enum Form {
     Security,
     /// `user.containers.override_stat`.
     Containers,
-    /// `user.fuseoverlayfs.override_stat`, as fuse-overlayfs before 1.13 wrote.
+    /// `user.fuseoverlayfs.override_stat`, as fuse-overlayfs before 1.14 wrote.
     FuseOverlayfs,
 }
 

@@ -13,7 +13,7 @@
 //!    its names. Two directories: the one with the lower serial first; only with `tree` written.
 //! 4. [`Inode::place`], [`inode::Dir::stack`]: momentary, no call is made under them.
 //! 5. Leaves: the maps of [`inode_table::InodeTable`], descriptor caches, the upper's directory of
-//!    temporaries. Nothing else is taken under them.
+//!    temporaries, [`ownership::Owners`]'s change of a record. Nothing else is taken under them.
 //!
 //! No lock is held while a reply or a notification is sent: this module sends none.
 //! `docs/LOCKING.md` says why this is free of deadlock; [`rank`] asserts it in debug builds.

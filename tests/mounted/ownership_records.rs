@@ -183,7 +183,7 @@ fn records_of_others_in_lowers() {
         m.remount();
     }
     m.unmount();
-    // An upper with records goes on with them unasked; here it is not believed, being asked for.
+    // A change of the mode keeps the device.
     m.mount_again_with("xattr_permissions=2");
     sh(m.path(), "chmod 600 null");
     assert_eq!(
