@@ -11,7 +11,7 @@ use crate::fuse::{FuseError, Session};
 use crate::layer::{LayerError, LayerStack};
 use crate::options::Options;
 use crate::sys::{self, Errno};
-use crate::union::{Settings, Union};
+use crate::union::{Owners, Settings, Union};
 
 pub use remount::{check_remount, remount};
 
@@ -31,6 +31,8 @@ enum Reason {
     Layer(#[from] LayerError),
     #[error("reading the layers: {}", std::io::Error::from(*.0))]
     Union(Errno),
+    #[error("option xattr_permissions: the upper cannot hold owners: {}", std::io::Error::from(*.0))]
+    Records(Errno),
     #[error(transparent)]
     Fuse(#[from] FuseError),
     #[error("mountpoint {}: {}", .path.display(), .reason)]
@@ -166,7 +168,9 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
     let spare = limit.saturating_sub(RESERVED_DESCRIPTORS + options.lowers.len() as u64);
     let descriptors = (spare / 2).min(MAX_CACHED_DESCRIPTORS);
     let layers = LayerStack::open(options).map_err(Reason::from)?;
+    let owners = Owners::open(&layers, &options.ownership).map_err(Reason::Records)?;
     let settings = Settings {
+        owners,
         descriptors: usize::try_from(descriptors).unwrap_or(64),
         volatile: options.volatile,
         sum_statfs: options.sum_statfs,

@@ -4,6 +4,7 @@ mod apply;
 mod branches;
 mod error;
 mod grammar;
+pub mod ownership;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,8 @@ use std::time::Duration;
 
 pub use error::OptionError;
 pub use grammar::{quote, quote_path};
+
+use ownership::Ownership;
 
 /// The second half of the filesystem type: a mount shows as `fuse.unionfs`.
 pub const SUBTYPE: &str = "unionfs";
@@ -154,6 +157,8 @@ pub struct Options {
     pub allow: Allow,
     /// The mount goes away when its daemon dies, however it dies.
     pub auto_unmount: bool,
+    /// How owners and permissions are stored and shown.
+    pub ownership: Ownership,
     /// The flags of the mount itself.
     pub kernel_flags: KernelFlags,
     /// How long the kernel keeps what it was told.

@@ -10,8 +10,9 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-PACKAGES=(acl attr bubblewrap build-essential ca-certificates debian-archive-keyring e2fsprogs fuse3 git
-    libacl1-dev libcap2-bin mmdebstrap mount pkg-config procps python3 shellcheck strace uidmap
+PACKAGES=(acl attr bubblewrap build-essential ca-certificates debian-archive-keyring e2fsprogs
+    fuse-overlayfs fuse3 git libacl1-dev libcap2-bin mmdebstrap mount pkg-config procps python3 shellcheck
+    strace uidmap
     util-linux xfsprogs)
 packages() {
     # A third-party source that cannot be reached is no reason to stop; a missing package is.

@@ -118,7 +118,8 @@ impl UnionFs {
 
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        super::init::negotiate(config, self.max_write, self.must_check)
+        let acls = self.union.has_acls();
+        super::init::negotiate(config, self.max_write, acls, self.must_check)
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -9,6 +9,7 @@ pub(crate) mod opaque;
 pub(crate) mod open;
 pub(crate) mod origin;
 pub(crate) mod private;
+pub(crate) mod record;
 pub(crate) mod remove_tree;
 pub(crate) mod upper;
 pub(crate) mod whiteout;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::branches::{self, Branches, Style};
 use super::error::{OptionError, shown};
 use super::grammar::{self, Field};
+use super::ownership;
 use super::table::{self, Status, Takes};
 use super::value::Value;
 use super::{Allow, Lower, Options, THREADS, WhiteoutForm};
@@ -16,6 +17,7 @@ use super::{Allow, Lower, Options, THREADS, WhiteoutForm};
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     options: Options,
+    ownership: ownership::Reader,
     branches: Branches,
     /// `lowerdir=` as it was given; `lowerdir+=` adds to the options alone.
     lowerdir: Option<Vec<PathBuf>>,
@@ -40,6 +42,7 @@ impl Reader {
         }
         let mut options = self.options;
         options.source = options.source.or_else(|| source.map(OsStr::to_owned));
+        options.ownership = self.ownership.finish()?;
         if options.remount {
             return Ok(options);
         }
@@ -87,6 +90,9 @@ impl Reader {
     }
 
     fn apply(&mut self, field: Field<'_>) -> Result<(), OptionError> {
+        if self.ownership.take(field)? {
+            return Ok(());
+        }
         let Some(row) = table::find(field.name) else {
             self.options
                 .ignored

@@ -31,6 +31,7 @@ fn a_full_line() {
     assert_eq!(
         options,
         Options {
+            ownership: ownership::Ownership::default(),
             lowers: vec!["/l1".into(), "/l2".into()],
             upper: Some("/u".into()),
             work: Some("/w".into()),

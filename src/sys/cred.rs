@@ -177,3 +177,22 @@ fn set_fs_ids(uid: u32, gid: u32) -> bool {
 pub(crate) fn is_root() -> bool {
     own_uid() == 0
 }
+
+/// True for root of the first user namespace, whose set-id programs act on the whole machine.
+pub(crate) fn is_real_root() -> bool {
+    is_root() && mapped_ids("uid").contains(&(0, u32::MAX))
+}
+
+/// The ids that exist in this process's user namespace: first and count of each range; `kind` is
+/// `uid` or `gid`. All where it cannot be read.
+pub(crate) fn mapped_ids(kind: &str) -> Vec<(u32, u32)> {
+    let Ok(text) = std::fs::read_to_string(format!("/proc/self/{kind}_map")) else {
+        return vec![(0, u32::MAX)];
+    };
+    let range = |line: &str| {
+        let mut numbers = line.split_whitespace();
+        let (first, _, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
+        Some((first.parse().ok()?, count.parse().ok()?))
+    };
+    text.lines().filter_map(range).collect()
+}

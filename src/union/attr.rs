@@ -23,7 +23,7 @@ impl Union {
 
     /// Attributes of an inode.
     pub(super) fn attr_of(&self, inode: &Arc<Inode>) -> Result<Attr> {
-        let stat = self.with_real(inode, Real::stat)?;
+        let stat = self.with_real(inode, |real| self.stat_of(real))?;
         if stat.kind() != inode.kind {
             tracing::error!("an object of a layer was replaced behind the union's back");
             return Err(Errno::STALE);
@@ -37,6 +37,7 @@ impl Union {
     /// EROFS without an upper, and what the calls on the upper give.
     pub fn setattr(&self, id: u64, set: &SetAttr, caller: Caller) -> Result<Attr> {
         let inode = self.inodes.get(id)?;
+        let set = &self.owners.to_disk(set)?;
         // Only what remains of the data is worth copying.
         let need = set.size.map_or(Need::All, Need::Bytes);
         self.ensure_upper(&inode, need)?;
@@ -54,22 +55,40 @@ impl Union {
             // A copy-up below sets the directory's times back to what it found; not in between.
             let _tree = self.tree.read();
             let _names = dir.read_names();
-            return set_on(&self.real(inode)?, set);
+            return self.set_on(&self.real(inode)?, set);
         }
         let before = match set.uid.or(set.gid) {
-            Some(_) if caller.uid != 0 => Some(self.with_real(inode, Real::stat)?),
+            Some(_) if caller.uid != 0 => Some(self.with_real(inode, |real| self.stat_of(real))?),
             _ => None,
         };
         self.with_real(inode, |real| {
-            set_on(real, set)?;
+            self.set_on(real, set)?;
             // chown clears set-id bits by itself, but for the caller's rights it takes ours.
-            let keeps = |s: &Stat| s.mode & libc::S_ISGID != 0 && !caller.in_group(s.gid);
+            let keeps =
+                |s: &Stat| s.mode & libc::S_ISGID != 0 && !self.owners.is_in_group(caller, s.gid);
             if set.mode.is_none() && before.as_ref().is_some_and(keeps) {
-                let mode = real.stat()?.mode;
-                sys::at::chmod_at(real.fd(), &real.name, mode & !libc::S_ISGID)?;
+                let mode = self.stat_of(real)?.mode;
+                self.change_mode(real, mode & !libc::S_ISGID)?;
             }
             Ok(())
         })
+    }
+
+    /// Changes owner, mode and times of a real object.
+    fn set_on(&self, real: &Real, set: &SetAttr) -> Result<()> {
+        // The owner first: changing it clears the set-id bits that the mode may set.
+        if set.uid.is_some() || set.gid.is_some() {
+            self.change_owner(real, set.uid, set.gid)?;
+        }
+        if let Some(mode) = set.mode {
+            self.change_mode(real, mode)?;
+        }
+        if has_times(set) {
+            let atime = set.atime.unwrap_or(SetTime::Omit);
+            let mtime = set.mtime.unwrap_or(SetTime::Omit);
+            sys::at::utimens_at(real.fd(), &real.name, atime, mtime)?;
+        }
+        Ok(())
     }
 
     /// Sets the size of a file of the upper, as a write by `caller`.
@@ -81,6 +100,7 @@ impl Union {
         }
         let file = self.file(inode, true)?;
         sys::file::truncate(&*file, size)?;
+        self.data_change(inode)?;
         if caller.uid != 0 {
             self.clear_set_ids(inode, &file, caller)?;
         }
@@ -94,16 +114,17 @@ impl Union {
     pub(super) fn clear_set_ids(
         &self, inode: &Arc<Inode>, file: &impl std::os::fd::AsFd, caller: Caller,
     ) -> Result<()> {
-        let stat: Stat = sys::stat::fstat(file)?;
+        let stat = self.stat_open(inode, file)?;
         let mut mode = stat.mode & 0o7777;
         mode &= !libc::S_ISUID;
-        if mode & libc::S_ISGID != 0 && (mode & libc::S_IXGRP != 0 || !caller.in_group(stat.gid)) {
+        let runs = mode & libc::S_IXGRP != 0;
+        if mode & libc::S_ISGID != 0 && (runs || !self.owners.is_in_group(caller, stat.gid)) {
             mode &= !libc::S_ISGID;
         }
         if mode == stat.mode & 0o7777 {
             return Ok(());
         }
-        self.with_real(inode, |real| sys::at::chmod_at(real.fd(), &real.name, mode))
+        self.with_real(inode, |real| self.change_mode(real, mode))
     }
 
     /// Figures of the filesystem that takes the changes, or of the top layer without one.
@@ -139,23 +160,6 @@ fn statfs_of(root: &OwnedFd) -> Result<StatFs> {
         namelen: s.f_namemax.min(crate::layer::name::NAME_MAX as u64) as u32,
         frsize: s.f_frsize as u32,
     })
-}
-
-/// Changes owner, mode and times of a real object.
-fn set_on(real: &Real, set: &SetAttr) -> Result<()> {
-    // The owner first: changing it clears the set-id bits that the mode may set.
-    if set.uid.is_some() || set.gid.is_some() {
-        sys::at::chown_at(real.fd(), &real.name, set.uid, set.gid)?;
-    }
-    if let Some(mode) = set.mode {
-        sys::at::chmod_at(real.fd(), &real.name, mode)?;
-    }
-    if has_times(set) {
-        let atime = set.atime.unwrap_or(SetTime::Omit);
-        let mtime = set.mtime.unwrap_or(SetTime::Omit);
-        sys::at::utimens_at(real.fd(), &real.name, atime, mtime)?;
-    }
-    Ok(())
 }
 
 fn has_times(set: &SetAttr) -> bool {

@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
 
-use crate::layer::origin;
-use crate::layer::private::is_private;
 use crate::layer::upper::Temp;
+use crate::layer::{LayerIndex, origin};
 use crate::sys::at::SetTime;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
@@ -32,6 +31,9 @@ pub(crate) enum Need {
     /// At most the first so many bytes; the file is then truncated.
     Bytes(u64),
 }
+
+/// An object: a name in a directory, or with an empty name the descriptor's own.
+type Named<'a> = (BorrowedFd<'a>, &'a [u8]);
 
 /// A complete copy without a name.
 enum Copy {
@@ -107,15 +109,17 @@ impl Union {
 
     fn copy_file(&self, inode: &Arc<Inode>, need: Need) -> Result<Copy> {
         let upper = self.upper()?;
+        let from = inode.layer();
         let src = self.file(inode, false)?;
         let stat = sys::stat::fstat(&*src)?;
+        let stat = self.owners.recorded(from, src.as_fd(), b"", stat)?;
         let len = match need {
             Need::All => stat.size,
             Need::Bytes(n) => n.min(stat.size),
         };
         let (file, temp) = self.with_descriptors(|| upper.temp_file())?;
         sys::copy::copy_data(&*src, &file, stat.size, len)?;
-        copy_attributes(src.as_fd(), b"", file.as_fd(), b"", &stat)?;
+        self.copy_attributes(from, (src.as_fd(), b""), (file.as_fd(), b""), &stat)?;
         if len > 0 && !self.volatile {
             // Before the name: a power cut must not leave the name with less than the data.
             sys::file::sync(&file, false)?;
@@ -129,10 +133,12 @@ impl Union {
     fn copy_dir(&self, inode: &Arc<Inode>) -> Result<Copy> {
         let upper = self.upper()?;
         let _tree = self.tree.read();
-        let src = self.dir_fd(inode, inode.layer())?;
+        let from = inode.layer();
+        let src = self.dir_fd(inode, from)?;
         let stat = sys::stat::fstat(&*src)?;
+        let stat = self.owners.recorded(from, src.as_fd(), b"", stat)?;
         let temp = upper.temp(|dir, name| sys::at::mkdir_at(dir, name, 0o700))?;
-        copy_attributes(src.as_fd(), b"", temp.dir(), temp.name(), &stat)?;
+        self.copy_attributes(from, (src.as_fd(), b""), (temp.dir(), temp.name()), &stat)?;
         Ok(Copy::Named(temp, None))
     }
 
@@ -140,16 +146,58 @@ impl Union {
         let upper = self.upper()?;
         let _tree = self.tree.read();
         let src = self.real(inode)?;
-        let stat = src.stat()?;
+        let stat = self.stat_of(&src)?;
         let temp = if inode.kind == FileKind::Symlink {
             let target = sys::at::readlink_at(src.fd(), &src.name)?;
             upper.temp(|dir, name| sys::at::symlink_at(&target, dir, name))?
         } else {
-            let mode = stat.mode & libc::S_IFMT;
-            upper.temp(|dir, name| sys::at::mknod_at(dir, name, mode, stat.rdev))?
+            let (kind, rdev) = if self.owners.keeps_records() {
+                (libc::S_IFREG, 0)
+            } else {
+                (stat.mode & libc::S_IFMT, stat.rdev)
+            };
+            upper.temp(|dir, name| sys::at::mknod_at(dir, name, kind, rdev))?
         };
-        copy_attributes(src.fd(), &src.name, temp.dir(), temp.name(), &stat)?;
+        let (from, to) = ((src.fd(), &*src.name), (temp.dir(), temp.name()));
+        self.copy_attributes(src.layer, from, to, &stat)?;
         Ok(Copy::Named(temp, None))
+    }
+
+    /// Gives the copy the owner, extended attributes, mode and times of its source in layer `from`,
+    /// whose attributes are `stat`. The owner first, as changing it clears set-id bits and
+    /// capabilities; the times last.
+    pub(super) fn copy_attributes(
+        &self, from: LayerIndex, src: Named<'_>, dst: Named<'_>, stat: &Stat,
+    ) -> Result<()> {
+        self.owners.give(dst.0, dst.1, stat)?;
+        self.copy_xattrs(from, src, dst)?;
+        self.owners.give_mode(dst.0, dst.1, stat)?;
+        let (atime, mtime) = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
+        sys::at::utimens_at(dst.0, dst.1, atime, mtime)
+    }
+
+    fn copy_xattrs(&self, from: LayerIndex, src: Named<'_>, dst: Named<'_>) -> Result<()> {
+        let names = sys::xattr::list(src.0, src.1)?;
+        drop_inherited_acls(&names, dst.0, dst.1)?;
+        for stored in names.split(|&b| b == 0).filter(|a| !a.is_empty()) {
+            let Some(attr) = self.owners.users_name(from, stored) else {
+                continue;
+            };
+            let Some(value) = sys::xattr::get(src.0, src.1, stored)? else {
+                continue;
+            };
+            let name = self.owners.stored_name(0, attr)?;
+            match sys::xattr::set(dst.0, dst.1, &name, &value, 0) {
+                Ok(()) => {}
+                // As in overlayfs: what the upper's filesystem cannot hold is left out, except what
+                // protects the file.
+                Err(Errno::OPNOTSUPP) if !protects(attr) => {}
+                // Labels that only the system's own policy may set.
+                Err(Errno::PERM | Errno::OPNOTSUPP) if is_label(attr) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// Gives the copy the inode's name, or keeps it without one if the name is gone.
@@ -261,45 +309,6 @@ pub(super) fn restore_times(dir: BorrowedFd<'_>, before: &Stat) {
         // The copy-up itself is done and right.
         tracing::warn!("the times of a directory could not be kept at copy-up: {e}");
     }
-}
-
-/// Gives the copy the owner, extended attributes, mode and times of its source. The owner first,
-/// as changing it clears set-id bits and capabilities; the times last.
-pub(super) fn copy_attributes(
-    src: BorrowedFd<'_>, src_name: &[u8], dst: BorrowedFd<'_>, dst_name: &[u8], stat: &Stat,
-) -> Result<()> {
-    sys::at::chown_at(dst, dst_name, Some(stat.uid), Some(stat.gid))?;
-    copy_xattrs(src, src_name, dst, dst_name)?;
-    if stat.kind() != FileKind::Symlink {
-        sys::at::chmod_at(dst, dst_name, stat.mode)?;
-    }
-    let (atime, mtime) = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
-    sys::at::utimens_at(dst, dst_name, atime, mtime)
-}
-
-fn copy_xattrs(
-    src: BorrowedFd<'_>, src_name: &[u8], dst: BorrowedFd<'_>, dst_name: &[u8],
-) -> Result<()> {
-    let names = sys::xattr::list(src, src_name)?;
-    drop_inherited_acls(&names, dst, dst_name)?;
-    for attr in names
-        .split(|&b| b == 0)
-        .filter(|a| !a.is_empty() && !is_private(a))
-    {
-        let Some(value) = sys::xattr::get(src, src_name, attr)? else {
-            continue;
-        };
-        match sys::xattr::set(dst, dst_name, attr, &value, 0) {
-            Ok(()) => {}
-            // As in overlayfs: what the upper's filesystem cannot hold is left out, except what
-            // protects the file.
-            Err(Errno::OPNOTSUPP) if !protects(attr) => {}
-            // Labels that only the system's own policy may set.
-            Err(Errno::PERM | Errno::OPNOTSUPP) if is_label(attr) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }
 
 /// Removes the ACLs that the copy inherited from the place where it was made, and that its source

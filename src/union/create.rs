@@ -16,6 +16,67 @@ use super::inode_table::Found;
 use super::lookup::{FoundDir, InUpper, dir_of};
 use super::types::{Caller, Entry, Make, OpenMode};
 
+/// What is to be made, and whether a regular file is opened by that.
+#[derive(Clone, Copy, Debug)]
+struct New<'a> {
+    make: Make<'a>,
+    open: bool,
+}
+
+impl New<'_> {
+    /// Makes it in one call, with the ids and umask of the thread.
+    fn make_at(self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<OwnedFd>> {
+        match self.make {
+            Make::Node { mode, .. } if self.open => {
+                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+                return sys::at::open_at(dir, name, flags, mode & 0o7777, false).map(Some);
+            }
+            Make::Node { mode, rdev } => sys::at::mknod_at(dir, name, mode, rdev)?,
+            Make::Directory { mode } => sys::at::mkdir_at(dir, name, mode)?,
+            Make::Symlink { target } => sys::at::symlink_at(target, dir, name)?,
+        }
+        Ok(None)
+    }
+
+    /// Makes the real object of one with a record.
+    fn make_plain(self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<OwnedFd>> {
+        let make = match self.make {
+            Make::Node { .. } => Make::Node {
+                mode: libc::S_IFREG | 0o600,
+                rdev: 0,
+            },
+            Make::Directory { .. } => Make::Directory { mode: 0o700 },
+            Make::Symlink { target } => Make::Symlink { target },
+        };
+        Self { make, ..self }.make_at(dir, name)
+    }
+
+    /// Owner, type and mode as the backing filesystem would give them to the caller in a directory
+    /// with the attributes `above`.
+    fn own(self, stat: &mut Stat, creds: Creds, above: &Stat) {
+        let inherits = above.mode & libc::S_ISGID != 0;
+        stat.uid = creds.uid;
+        stat.gid = if inherits { above.gid } else { creds.gid };
+        match self.make {
+            Make::Symlink { .. } => {}
+            Make::Node { mode, rdev } => {
+                stat.mode = mode & !creds.umask;
+                stat.rdev = rdev;
+                // mknod(2) takes no type for a regular file.
+                if mode & libc::S_IFMT == 0 {
+                    stat.mode |= libc::S_IFREG;
+                }
+            }
+            Make::Directory { mode } => {
+                stat.mode = libc::S_IFDIR | (mode & 0o1777 & !creds.umask);
+                if inherits {
+                    stat.mode |= libc::S_ISGID;
+                }
+            }
+        }
+    }
+}
+
 impl Union {
     /// Makes an object. Owner, mode, umask, set-group-id directories and default ACLs work as on
     /// the backing filesystem.
@@ -31,15 +92,7 @@ impl Union {
         {
             return Err(Errno::PERM);
         }
-        let creds = caller.creds(umask);
-        let (entry, _) = self.make_in(parent, name, creds, |dir, name| {
-            match make {
-                Make::Node { mode, rdev } => sys::at::mknod_at(dir, name, mode, rdev)?,
-                Make::Directory { mode } => sys::at::mkdir_at(dir, name, mode)?,
-                Make::Symlink { target } => sys::at::symlink_at(target, dir, name)?,
-            }
-            Ok(None)
-        })?;
+        let (entry, _) = self.make_in(parent, name, New { make, open: false }, caller, umask)?;
         Ok(entry)
     }
 
@@ -51,10 +104,11 @@ impl Union {
         &self, parent: u64, name: &[u8], mode: u32, exclusive: bool, open: OpenMode,
         caller: Caller, umask: u32,
     ) -> Result<Entry> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let made = self.make_in(parent, name, caller.creds(umask), |dir, name| {
-            sys::at::open_at(dir, name, flags, mode & 0o7777, false).map(Some)
-        });
+        let make = Make::Node {
+            mode: libc::S_IFREG | (mode & 0o7777),
+            rdev: 0,
+        };
+        let made = self.make_in(parent, name, New { make, open: true }, caller, umask);
         match made {
             Ok((entry, file)) => {
                 if let (Ok(inode), Some(file)) = (self.inodes.get(entry.id), file) {
@@ -73,11 +127,9 @@ impl Union {
         }
     }
 
-    /// Makes an object with `make`, which gets a directory and a name, in place of nothing or of
-    /// a whiteout.
+    /// Makes an object in place of nothing or of a whiteout.
     fn make_in(
-        &self, parent: u64, name: &[u8], creds: Creds,
-        make: impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<Option<OwnedFd>>,
+        &self, parent: u64, name: &[u8], new: New<'_>, caller: Caller, umask: u32,
     ) -> Result<(Entry, Option<OwnedFd>)> {
         let parent = self.inodes.get(parent)?;
         let dir = dir_of(&parent)?;
@@ -86,6 +138,7 @@ impl Union {
         if parent.is_unlinked() {
             return Err(Errno::NOENT);
         }
+        let creds = self.owners.creds(caller, umask)?;
         self.ensure_upper(&parent, Need::All)?;
         let _tree = self.tree.read();
         let _names = dir.write_names();
@@ -97,8 +150,13 @@ impl Union {
             return Err(Errno::EXIST);
         }
         let fd = self.dir_fd(&parent, 0)?;
-        let file = self.make_at(fd.as_fd(), name, state, creds, make)?;
+        let file = if self.owners.keeps_records() {
+            self.make_recorded(fd.as_fd(), name, state, creds, new)?
+        } else {
+            self.make_at(fd.as_fd(), name, state, creds, new)?
+        };
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
+        let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
         self.finish_whiteout(fd.as_fd(), name, state, &stat)?;
         // Nothing below shows through: that was checked, or is hidden by the mark it got.
         let part = DirPart::new_upper();
@@ -127,14 +185,13 @@ impl Union {
     /// A whiteout file beside the name goes only afterwards (the object hides what is below while
     /// both are there); a whiteout at the name itself is replaced in one step.
     fn make_at(
-        &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, creds: Creds,
-        mut make: impl FnMut(BorrowedFd<'_>, &[u8]) -> Result<Option<OwnedFd>>,
+        &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, creds: Creds, new: New<'_>,
     ) -> Result<Option<OwnedFd>> {
-        let mut make = |dir: BorrowedFd<'_>, name: &[u8]| {
+        let make = |dir: BorrowedFd<'_>, name: &[u8]| {
             let _caller = sys::cred::enter(creds)?;
-            self.with_descriptors(|| make(dir, name))
+            self.with_descriptors(|| new.make_at(dir, name))
         };
-        if !state.whiteout_entry {
+        if !state.whiteout_entry && !self.has_unwanted_acl(parent)? {
             return make(parent, name.bytes());
         }
         let stage = self.stage(parent)?;
@@ -142,11 +199,47 @@ impl Union {
         let stage_dir = self.with_descriptors(open)?;
         let file = make(stage_dir.as_fd(), b"x")?;
         let mut flags = RenameFlags::empty();
-        if sys::stat::stat_at(&stage_dir, b"x")?.kind().is_dir() {
+        if state.whiteout_entry && sys::stat::stat_at(&stage_dir, b"x")?.kind().is_dir() {
             self.upper()?.set_opaque(stage_dir.as_fd(), b"x")?;
             flags = RenameFlags::EXCHANGE;
         }
         sys::at::rename_at(&stage_dir, b"x", parent, name.bytes(), flags)?;
+        Ok(file)
+    }
+
+    /// True when the backing filesystem would give new objects an ACL that no one is to see.
+    fn has_unwanted_acl(&self, parent: BorrowedFd<'_>) -> Result<bool> {
+        if self.owners.has_acls() {
+            return Ok(false);
+        }
+        Ok(sys::xattr::get(parent, b"", DEFAULT_ACL)?.is_some())
+    }
+
+    /// Makes the object out of sight, gives it its record and publishes it: whoever sees it sees
+    /// its owner and mode, after a crash too. The real object is the daemon's own.
+    fn make_recorded(
+        &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, creds: Creds, new: New<'_>,
+    ) -> Result<Option<OwnedFd>> {
+        let above = self
+            .owners
+            .recorded(0, parent, b"", sys::stat::fstat(parent)?)?;
+        let upper = self.upper()?;
+        let mut file = None;
+        sys::cred::enter_own();
+        let temp = upper.temp(|dir, name| {
+            file = self.with_descriptors(|| new.make_plain(dir, name))?;
+            Ok(())
+        })?;
+        let mut stat = sys::stat::stat_at(temp.dir(), temp.name())?;
+        new.own(&mut stat, creds, &above);
+        self.owners.give(temp.dir(), temp.name(), &stat)?;
+        self.owners.give_mode(temp.dir(), temp.name(), &stat)?;
+        let mut flags = RenameFlags::empty();
+        if state.whiteout_entry && stat.kind().is_dir() {
+            upper.set_opaque(temp.dir(), temp.name())?;
+            flags = RenameFlags::EXCHANGE;
+        }
+        temp.publish(parent, name.bytes(), flags)?;
         Ok(file)
     }
 
@@ -161,7 +254,9 @@ impl Union {
             sys::at::chown_at(stage.dir(), stage.name(), None, Some(stat.gid))?;
             sys::at::chmod_at(stage.dir(), stage.name(), 0o2700)?;
         }
-        if let Some(acl) = sys::xattr::get(parent, b"", DEFAULT_ACL)? {
+        if self.owners.has_acls()
+            && let Some(acl) = sys::xattr::get(parent, b"", DEFAULT_ACL)?
+        {
             sys::xattr::set(stage.dir(), stage.name(), DEFAULT_ACL, &acl, 0)?;
         }
         Ok(stage)

@@ -88,6 +88,7 @@ impl Descriptors {
 pub(crate) struct Real {
     pub dir: Arc<OwnedFd>,
     pub name: NameBuf,
+    pub layer: LayerIndex,
 }
 
 impl Real {
@@ -203,6 +204,7 @@ impl Union {
             return Ok(Real {
                 dir: self.dir_fd(inode, layer)?,
                 name: NameBuf::new(),
+                layer,
             });
         }
         let (parent, name) = {
@@ -212,6 +214,7 @@ impl Union {
                     return Ok(Real {
                         dir: Arc::clone(held),
                         name: NameBuf::new(),
+                        layer,
                     });
                 }
                 Some(Held::Link(link)) if layer == 0 => {
@@ -219,6 +222,7 @@ impl Union {
                     return Ok(Real {
                         dir: Arc::clone(&link.dir),
                         name,
+                        layer,
                     });
                 }
                 _ => {}
@@ -229,6 +233,7 @@ impl Union {
         Ok(Real {
             dir: self.dir_fd(&parent, layer)?,
             name,
+            layer,
         })
     }
 

@@ -69,6 +69,7 @@ impl Union {
         let inode = self.inodes.get(id)?;
         self.ensure_upper(&inode, Need::All)?;
         let file = self.file(&inode, true)?;
+        self.data_change(&inode)?;
         if let Some(caller) = clear_for {
             self.clear_set_ids(&inode, &file, caller)?;
         }
@@ -110,6 +111,7 @@ impl Union {
         self.ensure_upper(&inode, Need::All)?;
         let file = self.file(&inode, true)?;
         sys::file::fallocate(&*file, mode, offset, len)?;
+        self.data_change(&inode)?;
         if caller.uid != 0 {
             self.clear_set_ids(&inode, &file, caller)?;
         }
@@ -144,6 +146,7 @@ impl Union {
             .unwrap_or(usize::MAX)
             .min(i32::MAX as usize);
         let copied = sys::file::copy_range(&*src, from.1, &*file, to.1, len)?;
+        self.data_change(&dst)?;
         if caller.uid != 0 {
             self.clear_set_ids(&dst, &file, caller)?;
         }

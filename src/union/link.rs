@@ -66,6 +66,7 @@ impl Union {
             tracing::warn!("a whiteout beside a new link could not be removed: {e}");
         }
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
+        let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
         let found = Found {
             layer: 0,
             stat,

@@ -150,6 +150,7 @@ impl Union {
     fn content(&self, dir: &OwnedFd, part: DirPart) -> Result<Content> {
         let whiteouts = self.layers.get(part.layer).whiteouts;
         let readable = self.with_descriptors(|| sys::fd::reopen_dir(dir))?;
+        let has_records = self.owners.has_records(part.layer);
         let mut content = Content {
             dev: sys::stat::fstat(dir)?.dev,
             ..Content::default()
@@ -165,12 +166,19 @@ impl Union {
             let kind = match entry.kind {
                 // These may be whiteouts, or are not known at all.
                 None | Some(FileKind::CharDevice) => None,
-                Some(FileKind::Regular) if part.xattr_whiteouts => None,
+                Some(FileKind::Regular) if part.xattr_whiteouts || has_records => None,
                 kind => kind,
             };
             let kind = match kind {
                 Some(kind) => kind,
                 None => match whiteout::entry(dir.as_fd(), entry.name, part.xattr_whiteouts) {
+                    Ok(whiteout::Entry::Real(stat)) if has_records && stat.size == 0 => {
+                        // A record that cannot be read is the lookup's error.
+                        let shown = self
+                            .owners
+                            .recorded(part.layer, dir.as_fd(), entry.name, stat);
+                        shown.unwrap_or(stat).kind()
+                    }
                     Ok(whiteout::Entry::Real(stat)) => stat.kind(),
                     Ok(whiteout::Entry::Whiteout) if !whiteouts => {
                         entry.kind.unwrap_or(FileKind::CharDevice)

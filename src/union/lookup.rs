@@ -172,7 +172,10 @@ impl Union {
         } else if inode.kind.is_dir() && !inode.is_unlinked() && inode.stack().len() > 1 {
             // The subdirectories of a merged directory are not counted; 1 says so to find(1).
             stat.nlink = 1;
+        } else if inode.kind.is_dir() && !inode.is_unlinked() && self.owners.hides_dir_links() {
+            stat.nlink = 1;
         }
+        self.owners.show(&mut stat);
         Attr {
             ino: inode.ino(),
             stat,
@@ -252,8 +255,12 @@ impl Union {
         match whiteout::entry(dir.as_fd(), bytes, part.xattr_whiteouts)? {
             whiteout::Entry::Whiteout if whiteouts => return Ok(Step::Hidden),
             whiteout::Entry::Whiteout => return Ok(Step::File(sys::stat::stat_at(dir, bytes)?)),
-            whiteout::Entry::Real(stat) if !stat.kind().is_dir() => return Ok(Step::File(stat)),
+            whiteout::Entry::Real(stat) if !stat.kind().is_dir() => {
+                let stat = self.owners.recorded(part.layer, dir.as_fd(), bytes, stat)?;
+                return Ok(Step::File(stat));
+            }
             whiteout::Entry::Real(stat) => {
+                let stat = self.owners.recorded(part.layer, dir.as_fd(), bytes, stat)?;
                 let same_mount = self.layers.get(part.layer).same_mount;
                 let open = || sys::at::open_dir_path(dir, bytes, same_mount);
                 let handle = self.with_descriptors(open)?;

@@ -13,7 +13,7 @@
 //!    its names. Two directories: the one with the lower serial first; only with `tree` written.
 //! 4. [`Inode::place`], [`inode::Dir::stack`]: momentary, no call is made under them.
 //! 5. Leaves: the maps of [`inode_table::InodeTable`], descriptor caches, the upper's directory of
-//!    temporaries. Nothing else is taken under them.
+//!    temporaries, [`ownership::Owners`]'s change of a record. Nothing else is taken under them.
 //!
 //! No lock is held while a reply or a notification is sent: this module sends none.
 //! `docs/LOCKING.md` says why this is free of deadlock; [`rank`] asserts it in debug builds.
@@ -29,7 +29,9 @@ mod io;
 mod link;
 mod listing;
 mod lookup;
+mod mapped_values;
 mod numbers;
+mod ownership;
 mod rank;
 mod readdir;
 mod remove;
@@ -49,6 +51,7 @@ use descriptors::Descriptors;
 use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
 use numbers::Numbers;
+pub(crate) use ownership::Owners;
 use rank::TreeLock;
 use readdir::OpenDir;
 pub use types::{Attr, Caller, DirEntry, Entry, Make, OpenMode, SetAttr, SetTime, StatFs};
@@ -73,10 +76,11 @@ pub struct Union {
     volatile: bool,
     /// statfs adds up the filesystems of all layers.
     sum_statfs: bool,
+    owners: Owners,
 }
 
 /// Settings of a union that are not layers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Settings {
     /// Descriptors that may be kept open for caching.
     pub descriptors: usize,
@@ -84,6 +88,8 @@ pub(crate) struct Settings {
     pub volatile: bool,
     /// statfs adds up the filesystems of all layers.
     pub sum_statfs: bool,
+    /// How owners are kept and shown.
+    pub owners: Owners,
 }
 
 impl Union {
@@ -114,6 +120,7 @@ impl Union {
             next_dir_handle: AtomicU64::new(1),
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
+            owners: settings.owners,
         })
     }
 

@@ -15,7 +15,7 @@ use crate::options::WhiteoutForm;
 use crate::sys::{self, Errno, Result};
 
 use super::Union;
-use super::copy_up::{Need, copy_attributes};
+use super::copy_up::Need;
 use super::inode::Inode;
 use super::inode_table::Found;
 use super::lookup::{InUpper, Known, dir_of};
@@ -352,7 +352,8 @@ impl Union {
         }
         sys::cred::enter_own();
         let clean = upper.temp(|dir, temp| sys::at::mkdir_at(dir, temp, 0o700))?;
-        copy_attributes(old.as_fd(), b"", clean.dir(), clean.name(), &stat)?;
+        let stat = self.owners.recorded(0, old.as_fd(), b"", stat)?;
+        self.copy_attributes(0, (old.as_fd(), b""), (clean.dir(), clean.name()), &stat)?;
         let use_marker = upper.form() == WhiteoutForm::Aufs && whiteout_of(name).is_some();
         let added = dst.in_lower && use_marker;
         if added {

@@ -23,6 +23,7 @@ mod model;
 mod mounted;
 mod ops;
 mod overlay;
+mod ownership;
 mod plain;
 mod regressions;
 mod tree;

@@ -85,6 +85,18 @@ pub enum Action {
 }
 
 impl Action {
+    /// The attribute it is about.
+    pub fn attr(&self) -> Option<&'static str> {
+        match self {
+            Self::SetXattr { attr, .. } | Self::RemoveXattr { attr } | Self::GetXattr { attr } => {
+                Some(attr)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Action {
     /// True for what needs an open file.
     pub fn on_data(&self) -> bool {
         matches!(

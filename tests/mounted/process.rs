@@ -40,7 +40,12 @@ pub fn finish(command: &mut Command) -> Outcome {
     command
         .stdout(fs::File::create(&out).unwrap())
         .stderr(fs::File::create(&err).unwrap());
-    let mut child = command.spawn().unwrap();
+    // A process that another test has just forked may still hold open what was just written here.
+    let started = wait_for(LIMIT, || match command.spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => None,
+        result => Some(result),
+    });
+    let mut child = started.expect("the program is not busy for ever").unwrap();
     let status = wait_for(LIMIT, || child.try_wait().unwrap());
     let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
     let Some(status) = status else {
