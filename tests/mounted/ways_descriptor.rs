@@ -1,6 +1,5 @@
 //! A mount that somebody else made, given to the program as an open descriptor: `/dev/fd/N`.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
