@@ -34,9 +34,13 @@ pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Outcome {
 
 /// Runs a command to its end. Output goes through files: a daemon that kept a pipe would hold us.
 pub fn finish(command: &mut Command) -> Outcome {
+    finish_with_input(command.stdin(Stdio::null()))
+}
+
+/// The same, with standard input as it was set.
+pub fn finish_with_input(command: &mut Command) -> Outcome {
     let output = tempfile::tempdir().unwrap();
     let (out, err) = (output.path().join("out"), output.path().join("err"));
-    command.stdin(Stdio::null());
     command
         .stdout(fs::File::create(&out).unwrap())
         .stderr(fs::File::create(&err).unwrap());

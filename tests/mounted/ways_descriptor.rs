@@ -1,18 +1,16 @@
 //! A mount that somebody else made, given to the program as an open descriptor: `/dev/fd/N`.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::{self, Outcome, alive, device_of, finish, wait_for};
+use crate::process::{self, Outcome, alive, device_of, finish, finish_with_input, wait_for};
 use crate::support::Stack;
 use crate::user::{Place, USER};
 use crate::ways_user::good;
@@ -45,18 +43,16 @@ impl Opened {
 
     /// `wrapper` and the program, with the descriptor and its name for the mountpoint.
     fn command(&self, wrapper: &[&str], options: &str) -> Command {
-        let mut words: Vec<&OsStr> = wrapper.iter().map(OsStr::new).collect();
-        words.push(self.place.program.as_os_str());
-        let mut command = Command::new(words[0]);
-        command.args(&words[1..]);
+        let mut command = passing(&self.fd);
+        command.args(wrapper).arg(&self.place.program);
         command.arg("-o").arg(self.place.layers.options(options));
-        pass(&mut command, self.fd.as_raw_fd());
+        command.arg(PASSED);
         command
     }
 
     /// Starts the daemon in the background.
     fn start(&self, wrapper: &[&str], options: &str) -> i32 {
-        good(&finish(&mut self.command(wrapper, options)));
+        good(&finish_with_input(&mut self.command(wrapper, options)));
         self.daemon().expect("exit 0, but there is no daemon")
     }
 
@@ -86,16 +82,16 @@ impl Drop for Opened {
     }
 }
 
-/// Has the child inherit `fd`, and only this child: an exec of another test must not.
-fn pass(command: &mut Command, fd: RawFd) {
-    command.arg(format!("/dev/fd/{fd}"));
-    // SAFETY: fcntl may be called between fork and exec.
-    unsafe {
-        command.pre_exec(move || match libc::fcntl(fd, libc::F_SETFD, 0) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
-        });
-    }
+/// What the descriptor is called in a command of [`passing`].
+const PASSED: &str = "/dev/fd/3";
+
+/// Runs the words to be added with `fd` as descriptor 3. It comes by way of standard input, so that
+/// no program that another test starts at the same moment inherits it.
+fn passing(fd: impl AsFd) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec 3<&0 </dev/null; exec \"$@\"", "sh"]);
+    command.stdin(fd.as_fd().try_clone_to_owned().unwrap());
+    command
 }
 
 fn status(pid: i32, key: &str) -> String {
@@ -189,7 +185,7 @@ fn permissions_are_checked_whatever_the_opener_said() {
 fn a_signal_ends_it_without_loss() {
     let opened = Opened::new(Place::of(0), ",allow_other");
     let mut foreground = opened.command(&["env"], "log=error");
-    let mut child = foreground.arg("-f").stdin(Stdio::null()).spawn().unwrap();
+    let mut child = foreground.arg("-f").spawn().unwrap();
     wait_for(STEP, || fs::exists(opened.mnt().join("f")).ok()).expect("it is served");
     let file = opened.mnt().join("f");
     fs::write(&file, "0123456789").unwrap();
@@ -222,29 +218,26 @@ fn a_signal_ends_it_without_loss() {
 #[test]
 fn descriptors_that_cannot_be_served() {
     let place = Place::of(0);
-    let file = fs::File::open("/dev/null").unwrap();
+    let file = OwnedFd::from(fs::File::open("/dev/null").unwrap());
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     let unmounted = rustix::fs::open("/dev/fuse", flags, Mode::empty()).unwrap();
     let cases = [
-        (None, "/dev/fd/987", "no such descriptor"),
-        (None, "/dev/fd/99999999999", "Permission denied"),
-        (None, "/dev/fd/4000000000", "no such descriptor"),
-        (None, "/dev/fd/0", "input and output"),
-        (Some(file.as_raw_fd()), "", "not a descriptor of /dev/fuse"),
-        (Some(unmounted.as_raw_fd()), "", "nothing is mounted"),
+        (&file, "/dev/fd/987", "no such descriptor"),
+        (&file, "/dev/fd/99999999999", "No such file"),
+        (&file, "/dev/fd/4000000000", "no such descriptor"),
+        (&file, "/dev/fd/0", "input and output"),
+        (&file, PASSED, "not a descriptor of /dev/fuse"),
+        (&unmounted, PASSED, "nothing is mounted"),
     ];
     for (fd, name, words) in cases {
-        let mut command = Command::new(&place.program);
-        command.arg("-o").arg(place.layers.options(""));
-        match fd {
-            Some(fd) => pass(&mut command, fd),
-            None => drop(command.arg(name)),
-        }
-        let outcome = finish(&mut command);
+        let mut command = passing(fd);
+        command.arg(&place.program).arg("-o");
+        command.arg(place.layers.options("")).arg(name);
+        let outcome = finish_with_input(&mut command);
         let line = outcome.stderr.trim_end();
         assert_eq!(outcome.status.code(), Some(1), "{line}");
         assert_eq!(line.lines().count(), 1, "{line}");
-        let expected = line.contains(words) || line.contains("No such file");
+        let expected = line.contains(words);
         assert!(
             expected && line.starts_with("unionfs: mountpoint /dev/fd/"),
             "{line}"
@@ -259,10 +252,10 @@ fn a_connection_that_is_served_already() {
     let opened = Opened::new(Place::of(0), "");
     opened.start(&["env"], "");
     let second = Stack::new().lower(["x"]).build();
-    let mut command = Command::new(process::unionfs());
-    command.arg("-o").arg(second.options(""));
-    pass(&mut command, opened.fd.as_raw_fd());
-    let outcome = finish(&mut command);
+    let mut command = passing(&opened.fd);
+    command.arg(process::unionfs()).arg("-o");
+    command.arg(second.options("")).arg(PASSED);
+    let outcome = finish_with_input(&mut command);
     assert!(
         outcome.stderr.contains("somebody else serves it"),
         "{}",
