@@ -185,8 +185,10 @@ impl Prepared {
     /// The kernel's or fusermount3's words, on one line; nothing stays mounted then.
     pub fn mount(self) -> Result<Mounted, MountError> {
         let session = match self.target {
-            Target::Directory(path) => Session::mount(self.union, &path, &self.options),
-            Target::Connection { fd, name } => Session::adopt(self.union, fd, &name, &self.options),
+            Target::Directory(path) => Session::mount(&self.union, &path, &self.options),
+            Target::Connection { fd, name } => {
+                Session::adopt(&self.union, fd, &name, &self.options)
+            }
         };
         Ok(Mounted {
             session: session.map_err(Reason::from)?,

@@ -43,11 +43,11 @@ fn version() -> String {
 /// Reads the words after the program's name.
 pub(super) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, CliError> {
     let mut words = words;
-    let (mut raw, mut target, mut unknown) = (Vec::new(), None, Vec::new());
+    let (mut raw, mut operands, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
     let (mut foreground, mut debug, mut single, mut only_operands) = (false, false, false, false);
     while let Some(word) = words.next() {
         match word.as_bytes() {
-            _ if only_operands => target = Some(word),
+            _ if only_operands => operands.push(word),
             b"--" => only_operands = true,
             b"-h" | b"--help" => return Ok(Command::Print(HELP.to_owned())),
             b"-V" | b"--version" => return Ok(Command::Print(version())),
@@ -61,14 +61,15 @@ pub(super) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Cl
             ),
             [b'-', b'o', text @ ..] => raw.push(OsString::from_vec(text.to_vec())),
             [b'-', _, ..] => unknown.push(word),
-            _ => target = Some(word),
+            _ => operands.push(word),
         }
     }
-    let target = target.filter(|target| !target.is_empty());
+    let target = operands.pop().filter(|target| !target.is_empty());
     let target = target.ok_or_else(|| usage("no mountpoint specified"))?;
     let mut options = options::parse(&raw)?;
     options.subtype.get_or_insert_with(|| NAME.into());
-    options.source.get_or_insert_with(|| NAME.into());
+    let label = operands.pop().filter(|label| !label.is_empty());
+    options.source = options.source.or(label).or_else(|| Some(NAME.into()));
     if debug {
         options.log.get_or_insert_with(|| "debug".to_owned());
     }
@@ -124,7 +125,7 @@ mod tests {
             "workdir=/w,upperdir=/u,lowerdir=/l,dev,suid",
         ]);
         assert_eq!(containerd.mountpoint.to_str(), Some("/m"));
-        assert_eq!(containerd.options.source(), NAME);
+        assert_eq!(containerd.options.source(), "overlay");
     }
 
     #[test]

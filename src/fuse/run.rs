@@ -53,7 +53,7 @@ pub(crate) struct Session {
 impl Session {
     /// Mounts the union: by mount(2), or by fusermount3 where that is not permitted.
     pub fn mount(
-        union: Arc<Union>, mountpoint: &Path, options: &Options,
+        union: &Arc<Union>, mountpoint: &Path, options: &Options,
     ) -> Result<Self, FuseError> {
         let flags = MountFlags::new(options, union.is_read_only());
         let fail = |reason| FuseError::Mount {
@@ -64,20 +64,21 @@ impl Session {
         let config = flags.config();
         let acl = config.acl;
         let unmounter = Unmounter(Arc::new(Way::Path(mountpoint.to_owned())));
-        let filesystem = UnionFs::new(union, options);
+        let filesystem = UnionFs::new(Arc::clone(union), options);
         let session = fuser::Session::from_fd(filesystem, fd, acl, config)
             .inspect_err(|_| {
                 // Nothing may stay mounted that no one serves.
                 let _ = unmounter.detach();
             })
             .map_err(|e| fail(one_line(&e)))?;
+        tell_of_stale_attributes(union, session.notifier());
         Ok(Self { session, unmounter })
     }
 
     /// Serves a mount that somebody else made: `fd` is its connection, `name` what the user called
     /// it. How it shows and what it allows was decided there; of `options` only the rest counts.
     pub fn adopt(
-        union: Arc<Union>, fd: OwnedFd, name: &Path, options: &Options,
+        union: &Arc<Union>, fd: OwnedFd, name: &Path, options: &Options,
     ) -> Result<Self, FuseError> {
         let number = sys::connection::number(fd.as_fd());
         let unmounter = Unmounter(Arc::new(Way::Connection {
@@ -90,12 +91,13 @@ impl Session {
             SessionACL::RootAndOwner => SessionACL::RootAndOwner,
             _ => SessionACL::All,
         };
-        let filesystem = UnionFs::new(union, options).must_check();
+        let filesystem = UnionFs::new(Arc::clone(union), options).must_check();
         let session =
             fuser::Session::from_fd(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
                 mountpoint: name.to_owned(),
                 reason: one_line(&e),
             })?;
+        tell_of_stale_attributes(union, session.notifier());
         Ok(Self { session, unmounter })
     }
 
@@ -112,6 +114,14 @@ impl Session {
             reason: one_line(&e),
         })
     }
+}
+
+/// Has the kernel ask again for attributes that it does not know to have changed.
+fn tell_of_stale_attributes(union: &Union, notifier: fuser::Notifier) {
+    union.on_stale_attributes(Box::new(move |id| {
+        // From a negative offset on: the attributes alone, the pages stay. ENOENT: not known to it.
+        let _ = notifier.inval_inode(fuser::INodeNo(id), -1, 0);
+    }));
 }
 
 /// Makes the mount; the descriptor is its connection. Errors are in words.

@@ -23,6 +23,8 @@ pub(super) struct Reader {
     lowerdir: Option<Vec<PathBuf>>,
     chroot: Option<PathBuf>,
     unionfs_fuse: bool,
+    /// The option just read, whose value may go on after a comma.
+    before: Vec<u8>,
 }
 
 impl Reader {
@@ -93,13 +95,19 @@ impl Reader {
         if self.ownership.take(field)? {
             return Ok(());
         }
+        let before = std::mem::take(&mut self.before);
         let Some(row) = table::find(field.name) else {
+            if self.goes_on(&before, field)? {
+                self.before = before;
+                return Ok(());
+            }
             self.options
                 .ignored
                 .push(OsString::from_vec(field.text.to_vec()));
             return Ok(());
         };
         let option = || shown(field.name);
+        self.before = field.name.to_vec();
         // Only unionfs-fuse's users write these; its `dirs=` has rules of its own.
         self.unionfs_fuse |= matches!(field.name, b"cow" | b"hide_meta_files" | b"hide_meta_dir");
         match row.status {
@@ -137,6 +145,22 @@ impl Reader {
             None => self.word(field.name),
         };
         Ok(())
+    }
+
+    /// One more branch after a comma, as the fstab lines of Debian's unionfs-fuse have them
+    /// (`cow,dirs=/u=rw,/l=ro`); false when the field is none.
+    fn goes_on(&mut self, before: &[u8], field: Field<'_>) -> Result<bool, OptionError> {
+        if !matches!(before, b"dirs" | b"br") || !field.text.starts_with(b"/") {
+            return Ok(false);
+        }
+        let value = Value {
+            option: before,
+            raw: field.text,
+        };
+        let warnings = &mut self.options.warnings;
+        self.branches
+            .extend(before, &value.parts()?, false, warnings);
+        Ok(true)
     }
 
     /// A plain word; false when it is none that does something.

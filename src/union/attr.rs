@@ -124,7 +124,11 @@ impl Union {
         if mode == stat.mode & 0o7777 {
             return Ok(());
         }
-        self.with_real(inode, |real| self.change_mode(real, mode))
+        self.with_real(inode, |real| self.change_mode(real, mode))?;
+        // The kernel expects times and size to change by a write, and would go on running the file
+        // with the rights it had.
+        self.stale.tell(inode.id);
+        Ok(())
     }
 
     /// Figures of the filesystem that takes the changes, or of the top layer without one.

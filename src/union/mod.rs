@@ -15,7 +15,7 @@
 //! 5. Leaves: the maps of [`inode_table::InodeTable`], descriptor caches, the upper's directory of
 //!    temporaries, [`ownership::Owners`]'s change of a record. Nothing else is taken under them.
 //!
-//! No lock is held while a reply or a notification is sent: this module sends none.
+//! No lock is held while a reply is sent, which this module never does, or a notification (`stale`).
 //! `docs/LOCKING.md` says why this is free of deadlock; [`rank`] asserts it in debug builds.
 
 mod access;
@@ -36,6 +36,7 @@ mod rank;
 mod readdir;
 mod remove;
 mod rename;
+mod stale;
 pub mod types;
 mod xattr;
 
@@ -54,6 +55,7 @@ use numbers::Numbers;
 pub(crate) use ownership::Owners;
 use rank::TreeLock;
 use readdir::OpenDir;
+use stale::Stale;
 pub use types::{Attr, Caller, DirEntry, Entry, Make, OpenMode, SetAttr, SetTime, StatFs};
 
 /// Node id of the union's root directory.
@@ -76,6 +78,7 @@ pub struct Union {
     volatile: bool,
     /// statfs adds up the filesystems of all layers.
     sum_statfs: bool,
+    stale: Stale,
     owners: Owners,
 }
 
@@ -120,6 +123,7 @@ impl Union {
             next_dir_handle: AtomicU64::new(1),
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
+            stale: Stale::default(),
             owners: settings.owners,
         })
     }
@@ -147,6 +151,12 @@ impl Union {
         for inode in self.inodes.forget(id, count) {
             self.descriptors.forget(&inode);
         }
+    }
+
+    /// Sends the ids of nodes whose attributes changed without the kernel's knowledge to `listener`,
+    /// which is called without locks and before the request under way is answered.
+    pub(crate) fn on_stale_attributes(&self, listener: stale::Listener) {
+        self.stale.listen(listener);
     }
 
     /// Number of inodes known.

@@ -50,12 +50,25 @@ impl Outcome {
 
 /// Runs to the end of the program and of its output, which a daemon must not hold open.
 pub fn run(command: &mut Command) -> Outcome {
-    let mut child = command
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+        .stderr(Stdio::piped());
+    let start = Instant::now();
+    let mut child = loop {
+        match command.spawn() {
+            Ok(child) => break child,
+            // A process that another test has just forked may still hold open what was just
+            // written here.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::ExecutableFileBusy
+                    && start.elapsed() < LIMIT =>
+            {
+                thread::sleep(POLL);
+            }
+            Err(error) => panic!("the program does not start: {error}"),
+        }
+    };
     let out = collect(child.stdout.take().expect("piped"));
     let err = collect(child.stderr.take().expect("piped"));
     let code = wait(&mut child).code();

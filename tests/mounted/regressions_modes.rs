@@ -334,3 +334,53 @@ fn sticky_directory_protects_the_files_of_others() {
         assert_eq!(m.mode("t"), 0o1777);
     }
 }
+
+/// A stat that asks for the mode alone must not be answered from what the kernel remembers of
+/// before the write; nor may the file run with the rights it had.
+#[test]
+fn set_id_bits_that_a_write_cleared_do_not_come_back_from_a_cache() {
+    let m = Stack::new()
+        .upper(["up | mode=6755 uid=0"])
+        .lower(["low | mode=6755 uid=0"])
+        .mount();
+    let mode_only = |name: &str| {
+        let flags = rustix::fs::AtFlags::empty();
+        let want = rustix::fs::StatxFlags::MODE;
+        let path = m.p(name);
+        rustix::fs::statx(rustix::fs::CWD, &path, flags, want)
+            .unwrap()
+            .stx_mode
+            & 0o7777
+    };
+    fs::set_permissions(
+        m.p("up"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o6757),
+    )
+    .unwrap();
+    fs::set_permissions(
+        m.p("low"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o6757),
+    )
+    .unwrap();
+    for name in ["up", "low"] {
+        assert_eq!(mode_only(name), 0o6757);
+        Caller::user(1000).call(|| {
+            let mut file = fs::OpenOptions::new().append(true).open(m.p(name)).unwrap();
+            std::io::Write::write_all(&mut file, b"more").unwrap();
+        });
+        assert_eq!(mode_only(name), 0o757, "{name}");
+        fs::set_permissions(
+            m.p(name),
+            std::os::unix::fs::PermissionsExt::from_mode(0o6757),
+        )
+        .unwrap();
+        Caller::user(1000).call(|| {
+            let open = fs::OpenOptions::new()
+                .write(true)
+                .truncate(true)
+                .open(m.p(name));
+            drop(open.unwrap());
+        });
+        assert_eq!(mode_only(name), 0o757, "{name}, truncated");
+    }
+}

@@ -72,6 +72,8 @@ fn unionfs_fuse_branches() {
     check("/u=RW:/l1=RO:/l2=RO", "cow,allow_other", Some("/u"), &two);
     check("/u=rw:/l1=ro:/l2", "cow", Some("/u"), &two);
     check("/l1=RO:/l2=RO", "", None, &two);
+    check("label", "cow,dirs=/u=rw,/l1=ro,/l2=ro", Some("/u"), &two);
+    check("label", "dirs=/l1:/l2,cow", None, &two);
     let won = check("/x=RW:/y=RO", "dirs=/u=RW:/l1=RO:/l2=RO", Some("/u"), &two);
     assert_eq!(won.source(), "/x=RW:/y=RO");
 }
