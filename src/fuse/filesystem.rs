@@ -119,7 +119,7 @@ impl UnionFs {
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let acls = self.union.has_acls();
-        super::init::negotiate(config, self.max_write, acls, self.must_check)
+        super::init::negotiate(config, self.max_write, self.must_check, acls)
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -379,7 +379,12 @@ impl Filesystem for UnionFs {
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
-        reply::xattr(reply, size, self.union.getxattr(ino.0, name.as_bytes()));
+        let value = match self.union.getxattr(ino.0, name.as_bytes()) {
+            // The kernel takes ACLs for granted here, and a "not supported" for a refusal.
+            Err(Errno::OPNOTSUPP) if self.must_check => Err(Errno::NODATA),
+            value => value,
+        };
+        reply::xattr(reply, size, value);
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

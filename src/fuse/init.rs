@@ -28,19 +28,18 @@ const WANTED: [InitFlags; 13] = [
     InitFlags::FUSE_DONT_MASK,
 ];
 
-/// Negotiates; without `acls` POSIX ACLs are neither asked for nor enforced by the kernel. With
-/// `must_check` the kernel has to check permissions because of what is negotiated, as nobody knows
-/// whether it was asked to when the mount was made.
+/// Negotiates. With `must_check` the kernel has to check permissions because of what is negotiated,
+/// as nobody knows whether it was asked to when the mount was made. Otherwise ACLs are neither asked
+/// for nor enforced without `acls`.
 pub(crate) fn negotiate(
-    config: &mut KernelConfig, max_write: u32, acls: bool, must_check: bool,
+    config: &mut KernelConfig, max_write: u32, must_check: bool, acls: bool,
 ) -> io::Result<()> {
     // ACLs imply `default_permissions`, in every kernel that has them.
-    if must_check && !(acls && config.capabilities().contains(InitFlags::FUSE_POSIX_ACL)) {
-        let reason = "without ACLs (noacl, xattr_permissions, an old kernel) nobody may be checking \
-                      permissions on this mount";
+    if must_check && !config.capabilities().contains(InitFlags::FUSE_POSIX_ACL) {
+        let reason = "the kernel has no ACLs, so it may not check permissions on this mount";
         return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
     }
-    let wanted = |flag: &InitFlags| acls || *flag != InitFlags::FUSE_POSIX_ACL;
+    let wanted = |flag: &InitFlags| acls || must_check || *flag != InitFlags::FUSE_POSIX_ACL;
     for flag in WANTED.into_iter().filter(wanted) {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!("the kernel does not offer {flag:?}");
