@@ -85,12 +85,21 @@ pub(crate) fn can_switch() -> bool {
     prepare().switches
 }
 
-/// True when this process may make device nodes, which only the initial user namespace allows.
-pub(crate) fn can_make_devices() -> bool {
+/// True in the user namespace that the machine started with.
+fn in_initial_namespace() -> bool {
     /// `PROC_USER_INIT_INO` of linux/proc_ns.h: the number of the initial user namespace.
     const INITIAL: u64 = 0xEFFF_FFFD;
-    let initial = rustix::fs::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino == INITIAL);
-    initial && has(CapabilitySet::MKNOD)
+    rustix::fs::stat("/proc/self/ns/user").is_ok_and(|stat| stat.st_ino == INITIAL)
+}
+
+/// True when this process may make device nodes, which only the initial user namespace allows.
+pub(crate) fn can_make_devices() -> bool {
+    in_initial_namespace() && has(CapabilitySet::MKNOD)
+}
+
+/// True for root of the machine, whose set-id programs act on all of it.
+pub(crate) fn is_real_root() -> bool {
+    is_root() && in_initial_namespace()
 }
 
 /// True when mount(2) is not refused for want of a capability.
@@ -176,23 +185,4 @@ fn set_fs_ids(uid: u32, gid: u32) -> bool {
 /// True when the process is root of its user namespace.
 pub(crate) fn is_root() -> bool {
     own_uid() == 0
-}
-
-/// True for root of the first user namespace, whose set-id programs act on the whole machine.
-pub(crate) fn is_real_root() -> bool {
-    is_root() && mapped_ids("uid").contains(&(0, u32::MAX))
-}
-
-/// The ids that exist in this process's user namespace: first and count of each range; `kind` is
-/// `uid` or `gid`. All where it cannot be read.
-pub(crate) fn mapped_ids(kind: &str) -> Vec<(u32, u32)> {
-    let Ok(text) = std::fs::read_to_string(format!("/proc/self/{kind}_map")) else {
-        return vec![(0, u32::MAX)];
-    };
-    let range = |line: &str| {
-        let mut numbers = line.split_whitespace();
-        let (first, _, count) = (numbers.next()?, numbers.next()?, numbers.next()?);
-        Some((first.parse().ok()?, count.parse().ok()?))
-    };
-    text.lines().filter_map(range).collect()
 }

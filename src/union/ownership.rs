@@ -36,19 +36,8 @@ pub(crate) struct Owners {
     forms: Vec<Option<Form>>,
     /// The upper has records.
     in_upper: bool,
-    /// Ids on disk that this process may give to objects, when a map leads there.
-    may_store: Option<Storable>,
     /// Held while a record is read and written again.
     changing: Mutex<()>,
-}
-
-/// Ranges of ids: first and count.
-type Ranges = Vec<(u32, u32)>;
-
-#[derive(Debug)]
-struct Storable {
-    uids: Ranges,
-    gids: Ranges,
 }
 
 impl Owners {
@@ -81,15 +70,10 @@ impl Owners {
             forms.clear();
         }
         let in_upper = upper == 1 && forms.first().copied().flatten().is_some();
-        let mapped = !wanted.is_unmapped() && !in_upper;
         Ok(Self {
             shown: wanted.clone(),
             forms,
             in_upper,
-            may_store: mapped.then(|| Storable {
-                uids: sys::cred::mapped_ids("uid"),
-                gids: sys::cred::mapped_ids("gid"),
-            }),
             changing: Mutex::new(()),
         })
     }
@@ -149,11 +133,6 @@ impl Owners {
         let gid = self.shown.gids.on_disk(caller.gid).or(stand_in);
         creds.uid = uid.ok_or(Errno::OVERFLOW)?;
         creds.gid = gid.ok_or(Errno::OVERFLOW)?;
-        if let Some(may) = &self.may_store
-            && !(holds(&may.uids, creds.uid) && holds(&may.gids, creds.gid))
-        {
-            return Err(Errno::OVERFLOW);
-        }
         Ok(creds)
     }
 
@@ -367,11 +346,6 @@ impl Union {
 /// Real objects of these types carry records.
 fn holds_record(kind: FileKind) -> bool {
     matches!(kind, FileKind::Regular | FileKind::Directory)
-}
-
-fn holds(ranges: &Ranges, id: u32) -> bool {
-    let hit = |&(first, count): &(u32, u32)| id.checked_sub(first).is_some_and(|at| at < count);
-    ranges.iter().any(hit)
 }
 
 /// An owner that this process may not give is left out.

@@ -18,44 +18,11 @@ const BEFORE: &str = "
     setcap cap_net_raw+ep d/f; setfacl -m u:9:rw,g:10:r d/p; setfacl -d -m u:11:rwx open; chown 5:5 .
 ";
 
-/// Mounts the plain directory `from` on `at` with ids 0..5000 shown as 200000..205000.
-const IDMAPPED: &str = r#"
-import ctypes, os, subprocess, sys
-source, target = sys.argv[1:]
-child = subprocess.Popen(["unshare", "-U", "sleep", "100"])
-own = os.readlink("/proc/self/ns/user")
-try:
-    path = f"/proc/{child.pid}"
-    while os.readlink(path + "/ns/user") == own:
-        pass
-    for kind in ("uid", "gid"):
-        open(f"{path}/{kind}_map", "w").write("0 200000 5000")
-    class Attr(ctypes.Structure):
-        _fields_ = [(n, ctypes.c_uint64) for n in ("set", "clr", "propagation", "userns")]
-    libc = ctypes.CDLL(None, use_errno=True)
-    def call(*args):
-        result = libc.syscall(*[ctypes.c_long(a) if isinstance(a, int) else a for a in args])
-        if result < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return result
-    fd = call(428, -100, source.encode(), 1)
-    attr = Attr(0x00100000, 0, 0, os.open(path + "/ns/user", os.O_RDONLY))
-    call(442, fd, b"", 0x1000, ctypes.byref(attr), ctypes.sizeof(attr))
-    call(429, fd, b"", -100, target.encode(), 4)
-finally:
-    child.kill()
-    child.wait()
-"#;
-
 struct Idmapped<'a>(&'a Path);
 
 impl<'a> Idmapped<'a> {
-    fn new(scratch: &Path, from: &Path, at: &'a Path) -> Self {
-        fs::write(scratch.join("idmapped.py"), IDMAPPED).unwrap();
-        sh(
-            scratch,
-            &format!("python3 idmapped.py {} {}", from.display(), at.display()),
-        );
+    fn new(from: &Path, at: &'a Path) -> Self {
+        crate::idmap::mount(from, at, (0, 200_000, 5000));
         assert!(device_of(at).is_some());
         Self(at)
     }
@@ -95,7 +62,7 @@ fn as_through_an_idmapped_mount() {
     sh(&lower, BEFORE);
     sh(&reference, BEFORE);
     chown(layers.upper_path(), Some(5), Some(5)).unwrap();
-    let idmapped = Idmapped::new(&scratch, &reference, &at);
+    let idmapped = Idmapped::new(&reference, &at);
     let expected = sh(&at, WORK);
     drop(idmapped);
     let mut m = layers.mount_with(PODMAN);
