@@ -55,6 +55,17 @@ impl Guard {
     }
 }
 
+impl Guard {
+    /// The mount is gone, or taken away, by the daemon's own doing: nothing is left to be done. What
+    /// stands there from now on may have the same device number, as the kernel gives them out again.
+    pub(super) fn disarm(&mut self) {
+        if let Some(pipe) = &mut self.pipe {
+            // A guard that is gone does nothing either.
+            let _ = pipe.write_all(&[0]);
+        }
+    }
+}
+
 impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.pipe.take());
@@ -84,8 +95,12 @@ fn watch(mut daemon: File, mountpoint: &Path) -> io::Result<()> {
         daemon.read_exact(part)?;
     }
     let device = device.map(u32::from_ne_bytes);
-    daemon.read_to_end(&mut Vec::new())?;
-    // What is there by now may be another's.
+    let mut rest = Vec::new();
+    daemon.read_to_end(&mut rest)?;
+    if !rest.is_empty() {
+        return Ok(());
+    }
+    // A mount that the daemon had lost before it died is none of ours, nor is what is there now.
     if apart::device(mountpoint)? != (device[0], device[1]) {
         return Ok(());
     }

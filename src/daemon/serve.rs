@@ -80,6 +80,9 @@ pub(super) fn serve(
             let _ = unmounter.detach();
         }
     }
+    if let Some(guard) = &mut guard {
+        guard.disarm();
+    }
     outcome
 }
 

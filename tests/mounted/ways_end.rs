@@ -98,3 +98,24 @@ fn a_killed_daemon_of_a_user() {
     gone(&place.layers);
     place.check();
 }
+
+/// The kernel gives out device numbers again at once, so the number alone does not tell whose the
+/// mount is.
+#[test]
+fn a_mount_that_follows_at_once_stays() {
+    let layers = Stack::new().lower(["f=1"]).build();
+    for _ in 0..15 {
+        start(&layers, "auto_unmount,ro");
+        let free = || unmount(&layers.mnt, UnmountFlags::empty()).ok();
+        wait_for(STEP, free).expect("unmounted");
+        start(&layers, "ro");
+        let one = wait_for(STEP, || (daemons(&layers.mnt).len() == 1).then_some(()));
+        assert!(
+            one.is_some(),
+            "the first one's processes stay, or the second is gone"
+        );
+        assert!(device_of(&layers.mnt).is_some(), "it was taken away");
+        wait_for(STEP, free).expect("unmounted");
+        gone(&layers);
+    }
+}
