@@ -154,30 +154,33 @@ fn a_sandbox_without_any_right() {
 /// The opener did not ask the kernel to check permissions. It does all the same.
 #[test]
 fn permissions_are_checked_whatever_the_opener_said() {
-    let opened = Opened::new(Place::new(), ",allow_other");
-    opened.start(&["env"], "");
-    let line = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let line = line
-        .lines()
-        .find(|line| line.contains(&opened.mnt().display().to_string()));
-    assert!(line.unwrap().contains("fuse.opener opener"));
-    good(&as_user(USER, "chmod 600 $mnt/g", opened.mnt()));
-    for script in [
-        "cat $mnt/g",
-        "echo x > $mnt/f",
-        "touch $mnt/new",
-        "rm $mnt/f",
-    ] {
-        let outcome = as_user(2, script, opened.mnt());
-        assert!(
-            outcome.stderr.contains("ermission denied"),
-            "{script}: {}",
-            outcome.stderr
-        );
+    // Also where there are no ACLs, which otherwise see to the checks.
+    for options in ["", "noacl", "xattr_permissions=2"] {
+        let opened = Opened::new(Place::new(), ",allow_other");
+        opened.start(&["env"], options);
+        let line = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = line
+            .lines()
+            .find(|line| line.contains(&opened.mnt().display().to_string()));
+        assert!(line.unwrap().contains("fuse.opener opener"));
+        good(&as_user(USER, "chmod 600 $mnt/g", opened.mnt()));
+        for script in [
+            "cat $mnt/g",
+            "echo x > $mnt/f",
+            "touch $mnt/new",
+            "rm $mnt/f",
+        ] {
+            let outcome = as_user(2, script, opened.mnt());
+            assert!(
+                outcome.stderr.contains("ermission denied"),
+                "{script}: {}",
+                outcome.stderr
+            );
+        }
+        good(&as_user(USER, "cat $mnt/g; echo x > $mnt/f", opened.mnt()));
+        rustix::mount::unmount(opened.mnt(), UnmountFlags::empty()).unwrap();
+        opened.gone();
     }
-    good(&as_user(USER, "cat $mnt/g; echo x > $mnt/f", opened.mnt()));
-    rustix::mount::unmount(opened.mnt(), UnmountFlags::empty()).unwrap();
-    opened.gone();
 }
 
 /// SIGTERM ends it: nothing written is lost, and the mount is the opener's to take away.
