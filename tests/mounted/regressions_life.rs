@@ -278,7 +278,8 @@ fn memory_comes_back_after_forget() {
     let given_back = wait_for(Duration::from_secs(20), || {
         fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
         std::thread::sleep(Duration::from_millis(500));
-        (resident_kib(&m) - before <= used / 3).then_some(())
+        // A walk that others disturbed has used little; a few pages of the heap always stay.
+        (resident_kib(&m) - before <= (used / 3).max(SLACK_KIB)).then_some(())
     });
     let after = resident_kib(&m) - before;
     assert!(
