@@ -131,6 +131,12 @@ struct MountArgs {
     operands: Vec<OsString>,
 }
 
+/// The command line as clap knows it, for the man page and the shell completions.
+#[must_use]
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Reads a command line; `args` begins with the program's name.
 ///
 /// # Errors
@@ -382,7 +388,6 @@ mod tests {
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        super::command().debug_assert();
     }
 }

@@ -53,6 +53,12 @@ fn shipped() -> Vec<PathBuf> {
         .collect()
 }
 
+/// All sources.
+fn sources() -> Vec<PathBuf> {
+    let others = ["tests", "docs/generate"].into_iter().flat_map(rust_files);
+    shipped().into_iter().chain(others).collect()
+}
+
 fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
@@ -269,7 +275,7 @@ fn report(rule: &str, broken: &[String]) {
 #[test]
 fn no_file_is_too_long() {
     let mut broken = Vec::new();
-    for path in shipped().into_iter().chain(rust_files("tests")) {
+    for path in sources() {
         let lines = read(&path).lines().count();
         if lines > MAX_LINES {
             broken.push(format!("{}: {lines} lines", shown(&path)));
@@ -359,7 +365,7 @@ fn shipped_code_does_not_panic_on_purpose() {
 #[test]
 fn sources_are_ascii() {
     let mut broken = Vec::new();
-    for path in shipped().into_iter().chain(rust_files("tests")) {
+    for path in sources() {
         for (n, line) in read(&path).lines().enumerate() {
             if !line.is_ascii() {
                 broken.push(format!("{}:{}", shown(&path), n + 1));

@@ -1,0 +1,172 @@
+# Completion of unionfs(8) for fish. Written by "cargo run -p docs-generate" from
+# docs/generate/templates/unionfs.fish and the program's option table: change those.
+
+# Directories that begin with $argv[2], each after $argv[1]. Names that the options would have to
+# escape are left out.
+function __unionfs_directories
+    for path in (__fish_complete_directories $argv[2] '' | string replace -r '\t.*' '')
+        string match -qr '[:,\\\\"]' -- $path; or printf '%s%s\tDirectory\n' $argv[1] $path
+    end
+end
+
+# The same for branches, which may have a permission after a =.
+function __unionfs_branches
+    if string match -qr '[:=][^,]*=$' -- $argv[1]
+        printf '%s\n' $argv[1]{rw,ro,ro+wh,rr,rr+wh}
+    else
+        __unionfs_directories $argv
+    end
+end
+
+# The text of -o: only its last option counts.
+function __unionfs_options
+    set -l text (commandline -ct | string replace -r '^-[a-z]*o' '')
+    set -l field (string replace -r '^.*,' '' -- $text)
+    set -l before (string replace -r '[^,]*$' '' -- $text)
+    set -l part (string replace -r '^.*[=:]' '' -- $field)
+    set -l upto $before(string replace -r '[^=:]*$' '' -- $field)
+    switch $field
+        case 'lowerdir=*'
+            __unionfs_directories $upto $part
+        case 'lowerdir+=*' 'upperdir=*' 'workdir=*' 'del=*' 'del:*' 'chroot=*' 'datadir+=*'
+            __unionfs_directories $upto $part
+        case 'br=*' 'br:*' 'dirs=*' 'dirs:*' 'add=*' 'add:*' 'ins=*' 'ins:*' 'append=*' 'append:*' 'prepend=*' 'prepend:*' 'mod=*' 'mod:*'
+            __unionfs_branches $upto $part
+        case 'whiteout=*'
+            printf '%s\n' $upto{aufs,overlay}
+        case 'diropq=*'
+            printf '%s\n' $upto{a,w}
+        case 'fsync=*' 'threaded=*' 'fast_ino=*' 'writeback=*' 'noxattrs=*' 'plugins=*'
+            printf '%s\n' $upto{0,1}
+        case 'log=*'
+            printf '%s\n' $upto{error,warn,info,debug,trace}
+        case 'log_file=*'
+            printf '%s\n' $upto(complete -C "'' $part")
+        case 'xattr_permissions=*'
+            printf '%s\n' $upto{0,1,2}
+        case 'redirect_dir=*'
+            printf '%s\n' $upto{on,off,follow,nofollow}
+        case 'index=*' 'nfs_export=*' 'metacopy=*'
+            printf '%s\n' $upto{on,off}
+        case 'uuid=*'
+            printf '%s\n' $upto{on,off,null,auto}
+        case 'verity=*'
+            printf '%s\n' $upto{off,on,require}
+        case 'xino=*'
+            printf '%s\n' $upto{off,auto,on}
+        case 'udba=*'
+            printf '%s\n' $upto{none,reval,notify}
+        case '*=*' 'br:*' 'dirs:*' 'add:*' 'ins:*' 'append:*' 'prepend:*' 'del:*' 'mod:*'
+        case '*'
+            set -l names \
+                lowerdir= 'The read-only layers, the first on top' \
+                lowerdir+= 'One more read-only layer, below those named so far' \
+                upperdir= 'The directory that takes all changes' \
+                workdir= 'Where temporary objects are made, on the filesystem of the upper' \
+                br= 'All layers as branches, top first, also written br:DIR' \
+                dirs= 'All layers as branches, top first, also written br:DIR' \
+                add= 'Puts branches at a place of the list that br= gave' \
+                ins= 'Puts branches at a place of the list that br= gave' \
+                append= 'Puts branches below those named so far' \
+                prepend= 'Puts branches above those named so far' \
+                del= 'Takes a branch out of the list' \
+                mod= 'Gives a branch of the list another permission' \
+                chroot= 'All layers are named from this directory, as if it were /' \
+                whiteout= 'How deletions are written to the upper' \
+                diropq= 'a' \
+                volatile 'fsync and the flush of a copy-up are left out' \
+                fsync= '0 is volatile' \
+                threads= 'How many threads take requests' \
+                log= 'What is logged, or a list TARGET=LEVEL,' \
+                log_file= 'Where the log goes, instead of stderr (foreground) or syslog (background)' \
+                fsname= 'The device name shown in the mount table' \
+                uidmapping= 'Ids C to C+N-1 of the layers show as H to H+N-1, and new objects are stored the other way round' \
+                gidmapping= 'Ids C to C+N-1 of the layers show as H to H+N-1, and new objects are stored the other way round' \
+                squash_to_root 'Everything shows as root\'s' \
+                squash_to_uid= 'Everything shows as this user\'s, this group\'s' \
+                squash_to_gid= 'Everything shows as this user\'s, this group\'s' \
+                xattr_permissions= 'Owners and modes are kept in attributes of the upper' \
+                noacl 'POSIX ACLs are neither kept nor obeyed' \
+                static_nlink 'Directories show a link count of 1' \
+                userxattr 'Marks in user.overlay' \
+                cow 'Changed files are copied to the upper' \
+                hide_meta_files 'Whiteouts and the like do not show' \
+                hide_meta_dir 'Whiteouts and the like do not show' \
+                statfs_omit_ro 'df leaves out the layers that are only read' \
+                create= 'Which writable branch takes an object' \
+                create_policy= 'Which writable branch takes an object' \
+                cpup= 'Which writable branch takes an object' \
+                copyup= 'Which writable branch takes an object' \
+                copyup_policy= 'Which writable branch takes an object' \
+                dirperm1 'A directory\'s permissions are those of its topmost layer' \
+                nodirperm1 'A directory\'s permissions are those of its topmost layer' \
+                sum 'df shows the sum of the filesystems of all layers' \
+                wsum 'df shows the upper\'s' \
+                nosum 'df shows the upper\'s' \
+                droplvl= 'mount.aufs\'s shorthand' \
+                ephemeral 'mount.aufs\'s shorthand for noatime and options without effect here' \
+                allow_other 'All users may enter the mount' \
+                noallow_other 'Only the mounting user may enter it' \
+                allow_root 'The mounting user and root may enter it' \
+                default_permissions 'The kernel checks permissions' \
+                auto_unmount 'The mount goes away when its daemon dies, however it dies' \
+                nonempty 'The mountpoint may hold files' \
+                max_read= 'Largest read request, 4096 to 1048576' \
+                max_write= 'Largest write request, 4096 to 1048576' \
+                direct_io 'Reads and writes go past the page cache' \
+                use_ino 'Inode numbers are the union\'s own, in stat and in listings' \
+                readdir_ino 'Inode numbers are the union\'s own, in stat and in listings' \
+                attr_timeout= 'How long the kernel trusts attributes' \
+                entry_timeout= 'The same for names' \
+                negative_timeout= 'The same for names that are not there' \
+                timeout= 'All three timeouts at once' \
+                umask= 'Every object shows all permission bits but these' \
+                uid= 'Everything shows as this user\'s' \
+                gid= 'Everything shows as this group\'s' \
+                debug 'Log everything' \
+                context= 'SELinux labels, given to the kernel where SELinux runs and the mount is made by mount(2)' \
+                fscontext= 'SELinux labels, given to the kernel where SELinux runs and the mount is made by mount(2)' \
+                defcontext= 'SELinux labels, given to the kernel where SELinux runs and the mount is made by mount(2)' \
+                rootcontext= 'SELinux labels, given to the kernel where SELinux runs and the mount is made by mount(2)' \
+                rw 'Changes are taken, if there is an upper' \
+                ro 'No changes are taken' \
+                nosuid 'Set-id bits and file capabilities have no effect' \
+                suid 'They have' \
+                nodev 'Device nodes cannot be opened' \
+                dev 'They can' \
+                noexec 'Nothing can be executed' \
+                exec 'Programs can be executed' \
+                nosymfollow 'Symbolic links are not followed' \
+                symfollow 'They are' \
+                noatime 'Reading does not change access times' \
+                atime 'Access times as the kernel handles them by default (relatime)' \
+                relatime 'Access times as the kernel handles them by default (relatime)' \
+                norelatime 'Access times as the kernel handles them by default (relatime)' \
+                nostrictatime 'Access times as the kernel handles them by default (relatime)' \
+                strictatime 'The mount shows strictatime' \
+                nodiratime 'Reading a directory does not change its access time' \
+                diratime 'It does' \
+                lazytime 'Set on the mount' \
+                nolazytime 'Not set' \
+                sync 'All writes are synchronous' \
+                async 'They are not' \
+                dirsync 'Changes of directories are synchronous' \
+                remount 'Changes the flags of the mount that is there (ro, nosuid, noatime ...) and starts nothing'
+            for i in (seq 1 2 (count $names))
+                printf '%s%s\t%s\n' $before $names[$i] $names[(math $i + 1)]
+            end
+    end
+end
+
+complete -c unionfs -f
+complete -c unionfs -n '__fish_is_nth_token 1' -a mount -d 'Mount a union (the default: the word may be left out)'
+complete -c unionfs -n '__fish_is_nth_token 1' -a umount -d 'Take a mount away'
+complete -c unionfs -n '__fish_is_nth_token 1' -a demo -d 'Build a small stack of layers, mount it and show what a union does'
+complete -c unionfs -a '(__fish_complete_directories (commandline -ct))'
+complete -c unionfs -s o -x -d 'Mount options' -a '(__unionfs_options)'
+complete -c unionfs -s f -d 'Stay in the foreground'
+complete -c unionfs -s d -d 'Debug: stay in the foreground and log everything'
+complete -c unionfs -s s -d 'Serve with one thread, as libfuse\'s programs do'
+complete -c unionfs -l sloppy -d 'Say nothing about options that are not known'
+complete -c unionfs -s h -l help -d 'Print help'
+complete -c unionfs -s V -l version -d 'Print version'
