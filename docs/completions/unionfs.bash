@@ -10,10 +10,11 @@ _unionfs_kind() {
         br | dirs | add | ins | append | prepend | mod) kind=branches ;;
         whiteout) kind=choice choices='aufs overlay' ;;
         diropq) kind=choice choices='a w' ;;
-        fsync | threaded | fast_ino | writeback | noxattrs | plugins) kind=choice choices='0 1' ;;
+        fsync | sync) kind=choice choices='0 1 auto strict volatile' ;;
         log) kind=choice choices='error warn info debug trace' ;;
-        log_file) kind=file ;;
+        log_file | debug_file) kind=file ;;
         xattr_permissions) kind=choice choices='0 1 2' ;;
+        noxattrs | threaded | fast_ino | fast_ino_check | writeback) kind=choice choices='0 1' ;;
         redirect_dir) kind=choice choices='on off follow nofollow' ;;
         index | nfs_export | metacopy) kind=choice choices='on off' ;;
         uuid) kind=choice choices='on off null auto' ;;
@@ -63,7 +64,7 @@ _unionfs_value() {
 
 # What may stand in the place of the text $1 of -o: only its last option counts.
 _unionfs_options() {
-    local names='lowerdir= lowerdir+= upperdir= workdir= br= dirs= add= ins= append= prepend= del= mod= chroot= whiteout= diropq= volatile fsync= threads= log= log_file= fsname= uidmapping= gidmapping= squash_to_root squash_to_uid= squash_to_gid= xattr_permissions= noacl static_nlink userxattr cow hide_meta_files hide_meta_dir statfs_omit_ro create= create_policy= cpup= copyup= copyup_policy= dirperm1 nodirperm1 sum wsum nosum droplvl= ephemeral allow_other noallow_other allow_root default_permissions auto_unmount nonempty max_read= max_write= direct_io use_ino readdir_ino attr_timeout= entry_timeout= negative_timeout= timeout= umask= uid= gid= debug context= fscontext= defcontext= rootcontext= rw ro nosuid suid nodev dev noexec exec nosymfollow symfollow noatime atime relatime norelatime nostrictatime strictatime nodiratime diratime lazytime nolazytime sync async dirsync remount'
+    local names='lowerdir= lowerdir+= upperdir= workdir= br= dirs= add= ins= append= prepend= del= mod= chroot= whiteout= diropq= volatile fsync= threads= log= log_file= fsname= uidmapping= gidmapping= squash_to_root squash_to_uid= squash_to_gid= xattr_permissions= noacl noxattrs static_nlink userxattr verity= override_creds cow hide_meta_files hide_meta_dir statfs_omit_ro debug_file= create= create_policy= cpup= copyup= copyup_policy= dirperm1 noshwh sum wsum nosum droplvl= ephemeral allow_other noallow_other allow_root default_permissions auto_unmount nonempty subtype= max_read= max_write direct_io use_ino readdir_ino attr_timeout= entry_timeout= negative_timeout= timeout= umask= fmask= dmask= uid= gid= debug context= fscontext= defcontext= rootcontext= max_threads= rw ro nosuid suid nodev dev noexec exec nosymfollow symfollow noatime atime relatime norelatime nostrictatime strictatime nodiratime diratime lazytime nolazytime sync async dirsync remount'
     local field=${1##*,} name separator
     local before=${1%"$field"}
     case $field in
@@ -148,7 +149,7 @@ _unionfs() {
     case $cur in
         -o*) _unionfs_text -o ;;
         --*) _unionfs_word '--sloppy --help --version' ;;
-        -*) _unionfs_word '-o -f -d -s -h -V --sloppy --help --version' ;;
+        -*) _unionfs_word '-o -f -d -r -s -h -V --sloppy --help --version' ;;
         *)
             _unionfs_operand -d "$cur"
             if ((${#words[@]} == 2)); then _unionfs_word 'mount umount demo'; fi

@@ -36,14 +36,16 @@ function __unionfs_options
             printf '%s\n' $upto{aufs,overlay}
         case 'diropq=*'
             printf '%s\n' $upto{a,w}
-        case 'fsync=*' 'threaded=*' 'fast_ino=*' 'writeback=*' 'noxattrs=*' 'plugins=*'
-            printf '%s\n' $upto{0,1}
+        case 'fsync=*' 'sync=*'
+            printf '%s\n' $upto{0,1,auto,strict,volatile}
         case 'log=*'
             printf '%s\n' $upto{error,warn,info,debug,trace}
-        case 'log_file=*'
+        case 'log_file=*' 'debug_file=*'
             printf '%s\n' $upto(complete -C "'' $part")
         case 'xattr_permissions=*'
             printf '%s\n' $upto{0,1,2}
+        case 'noxattrs=*' 'threaded=*' 'fast_ino=*' 'fast_ino_check=*' 'writeback=*'
+            printf '%s\n' $upto{0,1}
         case 'redirect_dir=*'
             printf '%s\n' $upto{on,off,follow,nofollow}
         case 'index=*' 'nfs_export=*' 'metacopy=*'
@@ -75,7 +77,7 @@ function __unionfs_options
                 whiteout= 'How deletions are written to the upper' \
                 diropq= 'a' \
                 volatile 'fsync and the flush of a copy-up are left out' \
-                fsync= '0 is volatile' \
+                fsync= '0 or volatile' \
                 threads= 'How many threads take requests' \
                 log= 'What is logged, or a list TARGET=LEVEL,' \
                 log_file= 'Where the log goes, instead of stderr (foreground) or syslog (background)' \
@@ -87,19 +89,23 @@ function __unionfs_options
                 squash_to_gid= 'Everything shows as this user\'s, this group\'s' \
                 xattr_permissions= 'Owners and modes are kept in attributes of the upper' \
                 noacl 'POSIX ACLs are neither kept nor obeyed' \
+                noxattrs 'Extended attributes are neither shown nor kept' \
                 static_nlink 'Directories show a link count of 1' \
                 userxattr 'Marks in user.overlay' \
+                verity= 'off is the default' \
+                override_creds 'The daemon reads its layers with its own rights' \
                 cow 'Changed files are copied to the upper' \
                 hide_meta_files 'Whiteouts and the like do not show' \
                 hide_meta_dir 'Whiteouts and the like do not show' \
                 statfs_omit_ro 'df leaves out the layers that are only read' \
+                debug_file= 'log_file=' \
                 create= 'Which writable branch takes an object' \
                 create_policy= 'Which writable branch takes an object' \
                 cpup= 'Which writable branch takes an object' \
                 copyup= 'Which writable branch takes an object' \
                 copyup_policy= 'Which writable branch takes an object' \
                 dirperm1 'A directory\'s permissions are those of its topmost layer' \
-                nodirperm1 'A directory\'s permissions are those of its topmost layer' \
+                noshwh 'Whiteouts do not show' \
                 sum 'df shows the sum of the filesystems of all layers' \
                 wsum 'df shows the upper\'s' \
                 nosum 'df shows the upper\'s' \
@@ -111,8 +117,9 @@ function __unionfs_options
                 default_permissions 'The kernel checks permissions' \
                 auto_unmount 'The mount goes away when its daemon dies, however it dies' \
                 nonempty 'The mountpoint may hold files' \
+                subtype= 'The type shown is fuse.NAME instead of fuse.unionfs' \
                 max_read= 'Largest read request, 4096 to 1048576' \
-                max_write= 'Largest write request, 4096 to 1048576' \
+                max_write 'Largest write request, 4096 to 1048576' \
                 direct_io 'Reads and writes go past the page cache' \
                 use_ino 'Inode numbers are the union\'s own, in stat and in listings' \
                 readdir_ino 'Inode numbers are the union\'s own, in stat and in listings' \
@@ -121,13 +128,16 @@ function __unionfs_options
                 negative_timeout= 'The same for names that are not there' \
                 timeout= 'All three timeouts at once' \
                 umask= 'Every object shows all permission bits but these' \
+                fmask= 'The same for all that are not directories' \
+                dmask= 'The same for directories' \
                 uid= 'Everything shows as this user\'s' \
                 gid= 'Everything shows as this group\'s' \
                 debug 'Log everything' \
-                context= 'SELinux labels, given to the kernel where SELinux runs and the mount is made by mount(2)' \
-                fscontext= 'SELinux labels, given to the kernel where SELinux runs and the mount is made by mount(2)' \
-                defcontext= 'SELinux labels, given to the kernel where SELinux runs and the mount is made by mount(2)' \
-                rootcontext= 'SELinux labels, given to the kernel where SELinux runs and the mount is made by mount(2)' \
+                context= 'SELinux labels, given to the kernel where SELinux runs' \
+                fscontext= 'SELinux labels, given to the kernel where SELinux runs' \
+                defcontext= 'SELinux labels, given to the kernel where SELinux runs' \
+                rootcontext= 'SELinux labels, given to the kernel where SELinux runs' \
+                max_threads= 'threads=, at most 64' \
                 rw 'Changes are taken, if there is an upper' \
                 ro 'No changes are taken' \
                 nosuid 'Set-id bits and file capabilities have no effect' \
@@ -166,6 +176,7 @@ complete -c unionfs -a '(__fish_complete_directories (commandline -ct))'
 complete -c unionfs -s o -x -d 'Mount options' -a '(__unionfs_options)'
 complete -c unionfs -s f -d 'Stay in the foreground'
 complete -c unionfs -s d -d 'Debug: stay in the foreground and log everything'
+complete -c unionfs -s r -d 'Take no changes: -o ro'
 complete -c unionfs -s s -d 'Serve with one thread, as libfuse\'s programs do'
 complete -c unionfs -l sloppy -d 'Say nothing about options that are not known'
 complete -c unionfs -s h -l help -d 'Print help'

@@ -91,17 +91,12 @@ pub(crate) fn pieces(text: &str) -> impl Iterator<Item = Piece<'_>> {
         })
 }
 
-/// The first sentence without its full stop, in ASCII: what a completion shows beside a word.
+/// The first sentence without its full stop: what a completion shows beside a word.
 pub(crate) fn summary(row: &Row) -> String {
-    let text = ascii(&sentence(row)).replace('`', "");
+    let text = sentence(row).replace('`', "");
     let end = [". ", ": ", "; "].iter().filter_map(|end| text.find(end));
     let end = end.min().unwrap_or(text.len());
     text[..end].trim_end_matches('.').to_owned()
-}
-
-/// Texts for terminals that may have no more.
-pub(crate) fn ascii(text: &str) -> String {
-    text.replace('\u{2026}', "...")
 }
 
 /// What can stand in a value, as far as a shell can know it.
