@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs each fuzz target for a while, starting from the kept corpus. Needs cargo-fuzz and a C++ compiler,
+# but no nightly Rust: without a sanitizer (there is no unsafe code in what is fuzzed) the stable
+# compiler has all that coverage needs.
+#
+#   tests/suites/fuzz.sh [TARGET...]
+#
+# FUZZ_SECONDS (20) is the time for each target. A failing input is kept in fuzz/artifacts.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+exec </dev/null
+export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+# Coverage counters do not survive link-time optimization, and nobody waits for these programs.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
+OPTIONS=(-s none --features libfuzzer)
+SECONDS_EACH=${FUZZ_SECONDS:-20}
+
+passed=0
+failed=0
+step() { # NAME COMMAND...
+    local name=$1
+    shift
+    if "$@"; then
+        passed=$((passed + 1))
+        echo "-- $name: ok"
+    else
+        failed=$((failed + 1))
+        echo "-- $name: FAILED"
+    fi
+}
+
+# What is found goes to a place of its own: the kept corpus is small, and changed on purpose only.
+found=$(mktemp -d)
+trap 'rm -rf "$found"' EXIT
+
+build() {
+    cargo fuzz build "${OPTIONS[@]}"
+}
+
+run() { # TARGET
+    mkdir -p "$found/$1"
+    # The limit of time of its own is for an input that hangs.
+    timeout $((SECONDS_EACH + 120)) cargo fuzz run "${OPTIONS[@]}" "$1" "$found/$1" "fuzz/corpus/$1" -- \
+        -max_total_time="$SECONDS_EACH" -timeout=10 -max_len=512 -print_final_stats=1
+}
+
+step "build" build
+targets=("$@")
+if [ ${#targets[@]} -eq 0 ]; then
+    mapfile -t targets < <(cargo fuzz list)
+fi
+# A list that cannot be had is no success.
+step "list of targets" test ${#targets[@]} -gt 0
+for target in "${targets[@]}"; do
+    step "$target, $SECONDS_EACH s" run "$target"
+done
+echo "fuzz unionfs: $passed passed, $failed failed"
+[ "$failed" -eq 0 ]
