@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::sample::select;
+use unionfs::options::ownership::{IdMap, Records};
 use unionfs::options::table::{self, Status, Takes};
 use unionfs::options::{Lower, Options, WhiteoutForm, parse, parse_with_source, quote, quote_path};
 
@@ -256,6 +257,11 @@ fn settings(name: &'static str) -> Option<Case> {
         ("w", false),
         ("whiteouted", false),
     ];
+    let records = [
+        ("0", Records::Inode),
+        ("1", Records::Security),
+        ("2", Records::User),
+    ];
     let ids = || (0..u32::MAX).prop_map(number);
     let sizes = || (4096u32..=1 << 20).prop_map(number);
     let case = match name {
@@ -290,6 +296,9 @@ fn settings(name: &'static str) -> Option<Case> {
         "dmask" => setting(name, octal(), |o, mask| o.shown.dir_mask = mask),
         "uid" => setting(name, ids(), |o, id| o.shown.uid = Some(id)),
         "gid" => setting(name, ids(), |o, id| o.shown.gid = Some(id)),
+        "squash_to_uid" => setting(name, ids(), |o, id| o.ownership.squash_uid = Some(id)),
+        "squash_to_gid" => setting(name, ids(), |o, id| o.ownership.squash_gid = Some(id)),
+        "xattr_permissions" => setting(name, words(&records), |o, kept| o.ownership.records = kept),
         "noxattrs" => setting(name, words(&[("0", false), ("1", true)]), |o, no| {
             o.no_xattrs = no
         }),
@@ -339,11 +348,13 @@ fn check(case: Case, runs: u32) {
 
 #[test]
 fn every_value_is_read_back() {
+    // Maps show what they are only by what they do: see below.
+    let apart = ["uidmapping", "gidmapping"];
     let mut without = Vec::new();
     for row in
         table::rows().filter(|row| row.status == Status::Supported && row.takes != Takes::Nothing)
     {
-        for name in row.names {
+        for name in row.names.iter().filter(|name| !apart.contains(name)) {
             match layers(name).or_else(|| settings(name)) {
                 Some(case) => check(case, 128),
                 None => without.push(*name),
@@ -351,6 +362,68 @@ fn every_value_is_read_back() {
         }
     }
     assert_eq!(without, [""; 0], "options without a case here");
+}
+
+/// Ranges that do not overlap, on either side: where each begins on disk, where as shown, and how
+/// many ids it has.
+fn ranges() -> impl Strategy<Value = Vec<(u32, u32, u32)>> {
+    let range = (0u32..900, 0u32..900, 1u32..100);
+    proptest::collection::vec(range, 0..5).prop_map(|ranges| {
+        let apart = |(at, (disk, shown, count)): (usize, (u32, u32, u32))| {
+            let at = u32::try_from(at).unwrap();
+            (at * 1000 + disk, (9 - at) * 1_000_000 + shown, count)
+        };
+        ranges.into_iter().enumerate().map(apart).collect()
+    })
+}
+
+fn check_map(map: &IdMap, ranges: &[(u32, u32, u32)]) {
+    assert_eq!(map.is_identity(), ranges.is_empty());
+    for &(disk, shown, count) in ranges {
+        for id in [0, count / 2, count - 1] {
+            assert_eq!(map.shown(disk + id), Some(shown + id));
+            assert_eq!(map.on_disk(shown + id), Some(disk + id));
+        }
+    }
+    if !ranges.is_empty() {
+        let outside = 5_000_000;
+        assert_eq!((map.shown(outside), map.on_disk(10_000_000)), (None, None));
+    }
+}
+
+proptest! {
+    #[test]
+    fn maps_are_read_back(uids in ranges(), gids in ranges(), sign in select(vec![":", ",", "\\,"]), first in any::<bool>()) {
+        let list = |ranges: &[(u32, u32, u32)]| {
+            let triples = ranges.iter().map(|(disk, shown, count)| format!("{disk}:{shown}:{count}"));
+            let start = if first { ":" } else { "" };
+            format!("{start}{}", triples.collect::<Vec<_>>().join(sign))
+        };
+        let text = format!("lowerdir=/l,uidmapping={},gidmapping={}", list(&uids), list(&gids));
+        let options = parse(&[text.into()]).unwrap();
+        check_map(&options.ownership.uids, &uids);
+        check_map(&options.ownership.gids, &gids);
+    }
+
+    #[test]
+    fn any_branches_are_layers_or_one_line(
+        branches in proptest::collection::vec(prop_oneof![read_branch(), write_branch(), odd_branch()], 1..4),
+    ) {
+        match parse(&[option("br", written(&branches))]) {
+            Ok(options) => for warning in options.warnings {
+                prop_assert!(!warning.chars().any(char::is_control), "{warning:?}");
+            },
+            Err(error) => {
+                let error = error.to_string();
+                prop_assert!(!error.chars().any(char::is_control), "{error:?}");
+            }
+        }
+    }
+}
+
+/// A branch with an attribute that nobody knows.
+fn odd_branch() -> impl Strategy<Value = Branch> {
+    path().prop_map(|path| (path, "rw+frob", false))
 }
 
 /// A directory that nobody takes for a mere name.

@@ -66,6 +66,7 @@ suite "pjdfstest" tests/suites/pjdfstest.sh unionfs
 suite "pjdfstest, whiteout=overlay" env UNIONFS_OPTIONS=whiteout=overlay tests/suites/pjdfstest.sh unionfs
 suite "fsx" tests/suites/fsx.sh unionfs
 suite "Debian root" tests/suites/debian-root.sh unionfs
+suite "fuzzing" tests/suites/fuzz.sh
 
 echo
 printf '%s\n' "${summary[@]}"

@@ -34,7 +34,8 @@ rust_components() {
     rustup component add rustfmt clippy
 }
 tools() {
-    rust_components && tool cargo-deny 0.20.2 && tool cargo-deb 3.8.0 && tool pjdfstest 0.2.2 && tool fsx 0.3.2
+    rust_components && tool cargo-deny 0.20.2 && tool cargo-deb 3.8.0 && tool cargo-fuzz 0.13.1 &&
+        tool pjdfstest 0.2.2 && tool fsx 0.3.2
 }
 
 packages && tools

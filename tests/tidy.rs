@@ -55,7 +55,9 @@ fn shipped() -> Vec<PathBuf> {
 
 /// All sources.
 fn sources() -> Vec<PathBuf> {
-    let others = ["tests", "docs/generate"].into_iter().flat_map(rust_files);
+    let others = ["tests", "docs/generate", "fuzz"]
+        .into_iter()
+        .flat_map(rust_files);
     shipped().into_iter().chain(others).collect()
 }
 

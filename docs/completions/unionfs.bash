@@ -145,11 +145,12 @@ _unionfs() {
     if ((${#words[@]} > 1)); then prev=${words[-2]}; fi
     case $prev in
         -*o) _unionfs_text ''; return ;;
+        -N) _unionfs_operand -f "$cur"; return ;;
     esac
     case $cur in
         -o*) _unionfs_text -o ;;
-        --*) _unionfs_word '--sloppy --help --version' ;;
-        -*) _unionfs_word '-o -f -d -r -s -h -V --sloppy --help --version' ;;
+        --*) _unionfs_word '--sloppy --check --help --version' ;;
+        -*) _unionfs_word '-o -f -d -r -s -N -h -V --sloppy --check --help --version' ;;
         *)
             _unionfs_operand -d "$cur"
             if ((${#words[@]} == 2)); then _unionfs_word 'mount umount demo'; fi

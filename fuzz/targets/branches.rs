@@ -23,12 +23,14 @@ fuzz_target!(|input: &[u8]| {
         text.push(":");
         text.push(quote_path(&directory));
         // Every branch has one: a directory may end like a permission.
-        let known = [&b" rw"[..], b" ro", b" rr"]
+        let perm = perm.get(1..).unwrap_or_default();
+        let word = perm.split(|&byte| byte == b'+').next().unwrap_or_default();
+        let known = [&b"rw"[..], b"ro", b"rr"]
             .iter()
-            .any(|word| perm.starts_with(word));
+            .any(|known| word.eq_ignore_ascii_case(known));
         text.push("=");
         text.push(OsString::from_vec(if known {
-            perm[1..].to_vec()
+            perm.to_vec()
         } else {
             b"ro+wh".to_vec()
         }));

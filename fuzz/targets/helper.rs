@@ -20,25 +20,19 @@ fuzz_target!(|input: &[u8]| {
         }
     };
     assert!(!request.target.is_empty());
-    let mut again: Vec<OsString> = Vec::new();
+    let flags = [
+        (request.fake, "-f"),
+        (request.sloppy, "-s"),
+        (request.verbose, "-v"),
+    ];
+    let flags = flags.into_iter().filter(|(set, _)| *set);
+    let mut again: Vec<OsString> = flags.map(|(_, flag)| flag.into()).collect();
     for options in &request.options {
         again.extend(["-o".into(), options.clone()]);
     }
-    if request.fake {
-        again.push("-f".into());
+    if let Some(namespace) = &request.namespace {
+        again.extend(["-N".into(), namespace.clone()]);
     }
     again.extend(["--".into(), request.source.clone(), request.target.clone()]);
-    let again = args::parse(again.into_iter());
-    let again = again
-        .as_ref()
-        .map(|r| (&r.source, &r.target, &r.options, r.fake));
-    assert_eq!(
-        again,
-        Ok((
-            &request.source,
-            &request.target,
-            &request.options,
-            request.fake
-        ))
-    );
+    assert_eq!(args::parse(again.into_iter()), Ok(request));
 });

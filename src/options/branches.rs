@@ -1,6 +1,7 @@
 //! Branches: layers as aufs and unionfs-fuse users write them, `DIR[=PERM[+ATTR...]]`.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use super::error::{OptionError, shown};
 use super::{Lower, Options, grammar};
@@ -182,13 +183,13 @@ impl Branches {
                 Perm::Write { .. } if !first_writes => {
                     return Err(OptionError::WritableBelow {
                         option: self.option,
-                        branch: branch.path.display().to_string(),
+                        branch: shown_path(&branch.path),
                     });
                 }
                 Perm::Write { .. } => options.warnings.push(format!(
                     "option {}: {}: only the first branch can be written, this one is read-only",
                     self.option,
-                    branch.path.display()
+                    shown_path(&branch.path)
                 )),
                 Perm::Read { .. } | Perm::Unsaid => {}
             }
@@ -200,6 +201,10 @@ impl Branches {
         }
         Ok(())
     }
+}
+
+fn shown_path(path: &Path) -> String {
+    shown(path.as_os_str().as_bytes())
 }
 
 /// Reads one branch. Attributes nobody knows are dropped with a warning, as aufs does.
@@ -226,7 +231,7 @@ fn read(option: &[u8], part: &[u8], warnings: &mut Vec<String>) -> Branch {
             other => warnings.push(format!(
                 "option {}: {}: branch attribute {} is not known and has no effect",
                 shown(option),
-                path.display(),
+                shown_path(&path),
                 shown(other)
             )),
         }
