@@ -1,5 +1,7 @@
 //! The completions, in the shells that they are for.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -20,14 +22,11 @@ fn place() -> tempfile::TempDir {
 
 /// What a shell prints, line by line, sorted.
 fn printed(shell: &str, args: &[&str], place: &Path) -> Vec<String> {
-    let mut command = Command::new(shell);
-    command.args(args).current_dir(place).stdin(Stdio::null());
-    command
-        .env("LC_ALL", "C.UTF-8")
-        .env("HOME", place)
-        .arg0(shell);
-    let output = command.output().unwrap();
-    // 127 and "failed to run" when it is missing: tests/setup.sh installs it.
+    let mut command = Command::new("timeout");
+    command.args(["60", shell]).args(args).current_dir(place);
+    command.env("LC_ALL", "C.UTF-8").env("HOME", place);
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    // `timeout` says it when the shell is missing: tests/setup.sh installs it.
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success() && errors.is_empty(),

@@ -1,5 +1,7 @@
 //! The committed documents are what the generator writes, and what their readers can read.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // It is a test.
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
