@@ -33,7 +33,7 @@ const LOWER: &str = "lowerdir=@/l1:@/l2,";
 const UPPER: &str = "upperdir=@/u,workdir=@/w,";
 
 /// Good options before it, a bad one, words of the answer.
-const OPTIONS: [(&[&str], &str, &[&str]); 21] = [
+const OPTIONS: &[(&[&str], &str, &[&str])] = &[
     (
         &[LOWER, UPPER],
         "whiteout=fancy",
@@ -91,13 +91,52 @@ const OPTIONS: [(&[&str], &str, &[&str]); 21] = [
     ),
     (&[UPPER], "br=@/l1=ro", &["br", "upperdir"]),
     (&[LOWER, UPPER], "volatile=1", &["volatile", "'1'"]),
+    (&[LOWER, UPPER], "uidmapping=0:0", &["uidmapping", "'0:0'"]),
+    (
+        &[LOWER, UPPER],
+        "uidmapping=0:x:1",
+        &["uidmapping", "0:x:1"],
+    ),
+    (
+        &[LOWER, UPPER],
+        "gidmapping=0:4294967290:10",
+        &["gidmapping", "4294967295"],
+    ),
+    (
+        &[LOWER, UPPER],
+        "uidmapping=0:0:10:5:100:10",
+        &["uidmapping", "overlap"],
+    ),
+    (
+        &[LOWER, UPPER],
+        "uidmapping=0:0:0",
+        &["uidmapping", "0:0:0"],
+    ),
+    (
+        &[LOWER, UPPER],
+        "squash_to_uid=x",
+        &["squash_to_uid", "'x'"],
+    ),
+    (
+        &[LOWER, UPPER],
+        "squash_to_gid=4294967295",
+        &["squash_to_gid", "4294967295"],
+    ),
+    (
+        &[LOWER, UPPER],
+        "xattr_permissions=3",
+        &["xattr_permissions", "'3'"],
+    ),
+    (&[LOWER, UPPER], "timeout=-1", &["timeout", "'-1'"]),
+    (&[LOWER, UPPER], "umask=999", &["umask", "'999'"]),
+    (&[LOWER, UPPER], "setuid=nobody", &["setuid", "refused"]),
 ];
 
 #[test]
 fn bad_options() {
     let machine = Machine::new();
     fs::create_dir(machine.path("l1/sub")).unwrap();
-    for (good, option, words) in OPTIONS {
+    for &(good, option, words) in OPTIONS {
         for kind in ["unionfs", "fuse.unionfs"] {
             let good = good.concat();
             machine.fstab(&format!(
