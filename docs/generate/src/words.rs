@@ -180,3 +180,21 @@ pub(crate) fn kinds() -> Vec<(Kind, Vec<&'static str>)> {
 pub(crate) const WITH_COLON: [&str; 8] = [
     "br", "dirs", "add", "ins", "append", "prepend", "del", "mod",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_with_a_colon_are_those_of_the_parser() {
+        let names = table::rows().flat_map(|row| row.names);
+        // A pattern takes a colon as it takes anything.
+        for name in names.filter(|name| !name.ends_with('*')) {
+            let text = format!("lowerdir=/l,{name}:/l=ro");
+            // Where the colon is none of the grammar, the field is a word that nobody knows.
+            let parsed = unionfs::options::parse(&[text.into()]);
+            let is_unknown = parsed.is_ok_and(|options| !options.ignored.is_empty());
+            assert_eq!(is_unknown, !WITH_COLON.contains(name), "{name}");
+        }
+    }
+}
