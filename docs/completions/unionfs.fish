@@ -112,7 +112,7 @@ function __unionfs_options
                 droplvl= 'mount.aufs\'s shorthand' \
                 ephemeral 'mount.aufs\'s shorthand for noatime and options without effect here' \
                 allow_other 'All users may enter the mount' \
-                noallow_other 'Only the mounting user may enter it' \
+                noallow_other 'Only the mounting user may enter the mount' \
                 allow_root 'The mounting user and root may enter it' \
                 default_permissions 'The kernel checks permissions' \
                 auto_unmount 'The mount goes away when its daemon dies, however it dies' \

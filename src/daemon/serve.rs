@@ -4,6 +4,7 @@
 //! whatever hangs there, a signal still ends the process.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::process;
@@ -49,8 +50,16 @@ pub(super) fn serve(
         // The caller's stderr is for one line, and later it is closed.
         panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     }
-    for word in &options.ignored {
-        tracing::warn!("option {} is not known and has no effect", word.display());
+    let unknown = options.ignored.iter().map(|word| {
+        let word = word.as_bytes().escape_ascii();
+        format!("option {word} is not known and has no effect")
+    });
+    for warning in unknown.chain(options.warnings.iter().cloned()) {
+        if notice.is_some() {
+            // Who starts it sees its stderr, and not its log.
+            super::complain(&warning);
+        }
+        tracing::warn!("{warning}");
     }
     let mut place = Place::of(&target);
     let mut guard = match &place.path {

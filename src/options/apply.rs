@@ -310,8 +310,12 @@ impl Reader {
             }
             b"subtype" => options.subtype = Some(value.subtype()?),
             b"context" | b"fscontext" | b"defcontext" | b"rootcontext" => {
+                let label = value.text()?;
+                if label.as_bytes().contains(&b'"') {
+                    return Err(value.bad("a label, which has no double quotes in it"));
+                }
                 options.labels.push(OsString::from_vec(
-                    [value.option, b"=\"", value.text()?.as_bytes(), b"\""].concat(),
+                    [value.option, b"=\"", label.as_bytes(), b"\""].concat(),
                 ));
             }
             b"verity" => {

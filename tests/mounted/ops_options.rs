@@ -346,7 +346,28 @@ fn unknown_options_warn_and_mount() {
     let outcome = finish(command.arg("-o").arg(&options).arg(&m.mnt));
     assert!(outcome.status.success(), "{}", outcome.stderr);
     rustix::mount::unmount(&m.mnt, UnmountFlags::empty()).unwrap();
-    let text = fs::read_to_string(&log).unwrap();
-    assert!(text.contains("option frob is not known"), "{text}");
-    assert!(text.contains("fruit=\"a,b\""), "{text}");
+    let told = "unionfs: option frob is not known and has no effect\nunionfs: option fruit=\\\"a,b\\\" is not \
+                known and has no effect\n";
+    assert_eq!(outcome.stderr, told);
+    // The log has a thread of its own, so it may be a moment behind.
+    let logged = wait_for(std::time::Duration::from_secs(10), || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let all = text.contains("option frob is not known") && text.contains("fruit=");
+        all.then_some(())
+    });
+    assert!(logged.is_some(), "{:?}", fs::read_to_string(&log));
+}
+
+#[test]
+fn a_second_writable_branch_is_told() {
+    let m = Stack::new().lower(["f"]).branches(&["rw", "rw"]).build();
+    let options = m.options("");
+    let outcome = finish(Command::new(unionfs()).arg("-o").arg(&options).arg(&m.mnt));
+    rustix::mount::unmount(&m.mnt, UnmountFlags::empty()).unwrap();
+    let told = "only the first branch can be written, this one is read-only";
+    assert!(
+        outcome.stderr.contains(told) && outcome.stderr.lines().count() == 1,
+        "{}",
+        outcome.stderr
+    );
 }

@@ -22,7 +22,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Own],
         status: Supported,
-        text: "Only the mounting user may enter it.",
+        text: "Only the mounting user may enter the mount.",
         example: "lowerdir=/l1,noallow_other",
     },
     Row {
