@@ -51,10 +51,19 @@ pub struct Manner {
     pub namespace: Option<PathBuf>,
 }
 
-/// Tells the user on stderr, in one line.
+/// Tells the user on stderr, in one line whatever names it holds.
 pub fn complain(reason: impl Display) {
+    let mut line = String::from("unionfs: ");
+    for c in reason.to_string().chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line.push('\n');
     // There is nobody to tell when stderr is gone.
-    let _ = writeln!(std::io::stderr(), "unionfs: {reason}");
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 /// Mounts and serves. In the background it returns in two processes: in the caller's as soon as

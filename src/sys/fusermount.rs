@@ -23,17 +23,19 @@ const HELPERS: [&str; 3] = ["fusermount3", "/usr/bin/fusermount3", "/bin/fusermo
 pub(crate) fn mount(mountpoint: &Path, options: &OsStr) -> Result<OwnedFd, String> {
     let (ours, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
     // The helper must inherit its end; a duplicate is not closed at exec.
-    let theirs = rustix::io::dup(&theirs).map_err(|e| e.to_string())?;
+    let inherited = rustix::io::dup(&theirs).map_err(|e| e.to_string())?;
+    drop(theirs);
     run(|helper| {
         Command::new(helper)
-            .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+            .env("_FUSE_COMMFD", inherited.as_raw_fd().to_string())
             .arg("-o")
             .arg(options)
             .arg("--")
             .arg(mountpoint)
             .output()
     })?;
-    drop(theirs);
+    // With no end of it open elsewhere, a helper that sent nothing is seen as such.
+    drop(inherited);
     receive(&ours).ok_or_else(|| "fusermount3 sent no connection".to_owned())
 }
 

@@ -58,7 +58,7 @@ fn bad_command_lines() {
 /// What is wrong, the options, the mountpoint, and words the line must have.
 type Case = (&'static str, String, &'static str, &'static [&'static str]);
 
-fn cases(fixture: &Fixture) -> [Case; 11] {
+fn cases(fixture: &Fixture) -> [Case; 12] {
     let root = fixture.path("").display().to_string();
     let root = root.trim_end_matches('/');
     let good = fixture.options("").into_string().unwrap();
@@ -68,6 +68,12 @@ fn cases(fixture: &Fixture) -> [Case; 11] {
             format!("lowerdir={root}/none"),
             "m",
             &["/none"],
+        ),
+        (
+            "a name with a line break",
+            format!("lowerdir={root}/no\nne"),
+            "m",
+            &["/no\\nne"],
         ),
         (
             "a lower is a file",

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::process::Outcome;
 use crate::snapshot;
-use crate::user::{Place, WORK, check_work};
+use crate::user::{DeviceMode, Place, WORK, check_work};
 
 /// The capabilities of root in a container of podman or docker, without CAP_SYS_ADMIN.
 pub const CONTAINER: &str = "setpriv --inh-caps=-all --bounding-set=-all,+chown,+dac_override,\
@@ -151,6 +151,22 @@ fn in_a_user_namespace_with_many_ids() {
     assert_eq!(lines[..2], ["5:6", "7:8"]);
     // The namespace's 1 is the first of the subordinate ids.
     assert_eq!(lines[2..], ["200004:200005", "200006:200007"]);
+}
+
+/// A helper that says it is done and sends nothing is no reason to wait for ever.
+#[test]
+fn a_helper_that_sends_no_connection() {
+    let _device = DeviceMode::set(0o666);
+    let place = Place::new();
+    let text = "FUSERMOUNT_PATH=/bin/true $unionfs -o \"$options\" \"$mnt\"";
+    let outcome = place.script(&[], text);
+    place.check();
+    assert_eq!(outcome.status.code(), Some(1), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("sent no connection"),
+        "{}",
+        outcome.stderr
+    );
 }
 
 /// mount(2) is enough where it is allowed.
