@@ -31,7 +31,7 @@ enum Reason {
     Layer(#[from] LayerError),
     #[error("reading the layers: {}", std::io::Error::from(*.0))]
     Union(Errno),
-    #[error("option xattr_permissions: the upper cannot hold owners: {}", std::io::Error::from(*.0))]
+    #[error("option xattr_permissions: {}", records(*.0))]
     Records(Errno),
     #[error(transparent)]
     Fuse(#[from] FuseError),
@@ -39,6 +39,18 @@ enum Reason {
     Mountpoint { path: PathBuf, reason: String },
     #[error("option remount: {}: {}", .path.display(), .reason)]
     Remount { path: PathBuf, reason: String },
+}
+
+/// Why owners cannot be kept in records.
+fn records(errno: Errno) -> String {
+    match errno {
+        Errno::NOTEMPTY => {
+            "the upper holds objects, but no record on its root directory: anybody may \
+                            have set some on files of his own"
+                .to_owned()
+        }
+        errno => std::io::Error::from(errno).to_string(),
+    }
 }
 
 /// Where a union appears.

@@ -49,9 +49,10 @@ impl Form {
     }
 }
 
-/// True for the attributes of records, in whichever form.
+/// True for the attributes of records, in whichever form, and for those that stand for others. All
+/// of them say what a file may do, so they are not for its owner to set.
 pub(crate) fn is_record(attr: &[u8]) -> bool {
-    [SECURITY, CONTAINERS, FUSE_OVERLAYFS].contains(&attr)
+    attr.starts_with(OVERRIDE) || [SECURITY, FUSE_OVERLAYFS].contains(&attr)
 }
 
 /// The name under which a layer keeps an attribute.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::layer::name::NameBuf;
+use crate::layer::name::{self, NameBuf};
 use crate::layer::private::is_private;
 use crate::layer::record::{self, Form, Record};
 use crate::layer::{LayerIndex, LayerStack};
@@ -45,7 +45,8 @@ impl Owners {
     /// one where that was asked for.
     ///
     /// # Errors
-    /// What reading the roots or writing the upper's first record gives.
+    /// ENOTEMPTY when records are to begin on an upper that holds objects already; what reading the
+    /// roots or writing the upper's first record gives.
     pub fn open(layers: &LayerStack, wanted: &Ownership) -> Result<Self> {
         let upper = usize::from(layers.upper.is_some());
         let mut forms = Vec::with_capacity(layers.layers.len());
@@ -61,6 +62,11 @@ impl Owners {
             };
             let root = layers.get(0).root.as_fd();
             if sys::xattr::get(root, b"", form.attr())?.is_none() {
+                // Without records `user.` attributes of their names are anybody's to set on his
+                // own files: there must be no file yet when they begin to count.
+                if form != Form::Security && !is_empty(root)? {
+                    return Err(Errno::NOTEMPTY);
+                }
                 let record = first_record(layers, &forms)?;
                 record::write(root, b"", form, &record)?;
             }
@@ -379,6 +385,17 @@ fn form_of(root: BorrowedFd<'_>, wanted: Records) -> Result<Option<Form>> {
         return Ok(Some(form));
     }
     Ok(None)
+}
+
+/// True when a layer holds nothing but reserved names.
+fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
+    let readable = sys::fd::reopen_dir(root)?;
+    let mut empty = true;
+    sys::dir::for_each_entry(&readable, |entry| {
+        empty &= name::is_reserved(entry.name);
+        Ok(())
+    })?;
+    Ok(empty)
 }
 
 /// What the upper's root shows when records begin: what the topmost lower with records shows, as

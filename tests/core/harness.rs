@@ -1,6 +1,7 @@
 //! Runs a random case on a union and on its oracle, side by side.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -337,6 +338,17 @@ pub fn run_core(case: &Case) {
 pub fn run_core_with(case: &Case, records: Records) {
     let mut disk = Disk::new(case);
     disk.options.ownership.records = records;
+    if let (Records::User, Some(upper)) = (records, &disk.options.upper) {
+        // On an upper that holds objects already they must have begun earlier.
+        let stat = std::fs::metadata(upper).unwrap();
+        let record = format!(
+            "{}:{}:{:o}:dir",
+            stat.uid(),
+            stat.gid(),
+            stat.mode() & 0o7777
+        );
+        xattr::set(upper, "user.containers.override_stat", record.as_bytes()).unwrap();
+    }
     let mut core = Core {
         side: UnionSide::new(disk.options.clone()),
         piece: case.piece,

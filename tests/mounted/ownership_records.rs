@@ -214,6 +214,55 @@ fn records_do_not_make_set_id_programs_unasked() {
     );
 }
 
+/// Who owns a file may set `user.` attributes on it, but not say by them what it may do.
+#[test]
+fn users_cannot_forge_records() {
+    let capability = "user.containers.override_security.capability";
+    // cap_setuid=ep
+    let value = b"\x01\0\0\x02\x80\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let layers = Stack::new().lower(["f | uid=1000"]).build();
+    xattr::set(layers.lowers[0].join("f"), capability, value).unwrap();
+    let m = layers.mount_with("xattr_permissions=2");
+    for attr in [
+        capability,
+        CONTAINERS,
+        FUSE_OVERLAYFS,
+        "user.containers.override_x",
+    ] {
+        let set = || {
+            xattr::set(m.p("f"), attr, b"0:0:4755")
+                .unwrap_err()
+                .raw_os_error()
+        };
+        assert_eq!(Caller::user(1000).call(set), Some(libc::EPERM), "{attr}");
+    }
+    assert_eq!(xattr_names(&m.p("f")), [""; 0]);
+    // Nor does what the lower's owner has set there count after a copy-up.
+    fs::set_permissions(m.p("f"), fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(xattr_names(&m.p("f")), [""; 0]);
+    assert_eq!(xattr::get(m.p("f"), "security.capability").unwrap(), None);
+    assert_eq!(xattr::get(m.up("f"), capability).unwrap(), None);
+}
+
+/// What users have set while it meant nothing must not begin to count.
+#[test]
+fn records_begin_on_an_empty_upper_only() {
+    let mut m = Stack::new().lower(["f"]).mount();
+    fs::write(m.p("mine"), "").unwrap();
+    chown(m.p("mine"), Some(1000), Some(1000)).unwrap();
+    let set = || xattr::set(m.p("mine"), CONTAINERS, b"0:0:4755").unwrap();
+    Caller::user(1000).call(set);
+    m.unmount();
+    let refused = m.layers.refused(&m.layers.options("xattr_permissions=2"));
+    assert!(
+        refused.contains("xattr_permissions: the upper holds objects"),
+        "{refused}"
+    );
+    m.mount_again();
+    assert_eq!(m.mode("mine"), 0o644);
+    assert_eq!(fs::metadata(m.p("mine")).unwrap().uid(), 1000);
+}
+
 #[test]
 fn malformed_records_are_an_error_of_their_object() {
     let layers = Stack::new().lower(["bad", "good", "d/", "d/x"]).build();
