@@ -76,11 +76,15 @@ impl Target {
     /// # Errors
     /// When there is no such descriptor, or no mount behind it that waits to be served.
     pub fn new(mountpoint: &Path) -> Result<Self, MountError> {
-        let digits = mountpoint.as_os_str().as_bytes().strip_prefix(b"/dev/fd/");
-        let number = digits.and_then(|d| std::str::from_utf8(d).ok()?.parse::<u32>().ok());
-        let Some(number) = number else {
+        let Some(digits) = mountpoint.as_os_str().as_bytes().strip_prefix(b"/dev/fd/") else {
             return Ok(Self::Directory(mountpoint.to_owned()));
         };
+        // Rust's numbers may have a sign, these not.
+        let number = std::str::from_utf8(digits)
+            .ok()
+            .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|digits| digits.parse::<u32>().ok())
+            .unwrap_or(u32::MAX);
         let at = |reason| Reason::Mountpoint {
             path: mountpoint.to_owned(),
             reason,

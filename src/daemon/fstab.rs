@@ -15,7 +15,10 @@ const FSTAB: &str = "/etc/fstab";
 pub(super) fn name(source: Option<&OsStr>, mountpoint: &Path) -> Option<OsString> {
     // As libmount does; `mount -T FILE` is not seen.
     let path = std::env::var_os("LIBMOUNT_FSTAB").unwrap_or_else(|| FSTAB.into());
-    let text = std::fs::read(path).ok()?;
+    // Whatever else a name from the environment leads to is not waited for.
+    let text = std::fs::metadata(&path)
+        .is_ok_and(|found| found.is_file())
+        .then(|| std::fs::read(path).ok())??;
     let source = source.unwrap_or_default().as_bytes();
     candidates(&text, source)
         .find(|(_, place)| {

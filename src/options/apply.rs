@@ -15,6 +15,7 @@ use super::{Allow, Lower, Options, THREADS, WhiteoutForm};
 
 /// The options read so far.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)]
 pub(super) struct Reader {
     options: Options,
     ownership: ownership::Reader,
@@ -23,6 +24,10 @@ pub(super) struct Reader {
     lowerdir: Option<Vec<PathBuf>>,
     chroot: Option<PathBuf>,
     unionfs_fuse: bool,
+    /// Words that were written.
+    allow_other: bool,
+    allow_root: bool,
+    suid: bool,
     /// The option just read, whose value may go on after a comma.
     before: Vec<u8>,
 }
@@ -48,6 +53,15 @@ impl Reader {
         if options.remount {
             return Ok(options);
         }
+        if self.allow_other && self.allow_root {
+            return Err(OptionError::Contradicts {
+                option: "allow_root".to_owned(),
+                other: "allow_other".to_owned(),
+            });
+        }
+        // A program of one owner that is shown as another's must not run with the rights of that.
+        let others = options.shown.uid.or(options.shown.gid).is_some();
+        options.kernel_flags.nosuid |= !self.suid && (others || options.ownership.squashes());
         if !self.branches.is_empty() {
             let other = match (&options.upper, options.lowers.is_empty()) {
                 (Some(_), _) => Some("upperdir"),
@@ -141,7 +155,12 @@ impl Reader {
         });
         // Rows that say "supported" because it is always so have nothing to do.
         let _ = match value {
-            Some(value) => self.layer(value)? || self.branch(value)? || self.setting(value)?,
+            Some(value) => {
+                self.layer(value)?
+                    || self.branch(value)?
+                    || self.look(value)?
+                    || self.setting(value)?
+            }
             None => self.word(field.name),
         };
         Ok(())
@@ -170,8 +189,14 @@ impl Reader {
             b"ro" => options.read_only = true,
             b"rw" => options.read_only = false,
             b"volatile" => options.volatile = true,
-            b"allow_other" => options.allow = Allow::Other,
-            b"allow_root" => options.allow = Allow::Root,
+            b"allow_other" => {
+                self.allow_other = true;
+                options.allow = Allow::Other;
+            }
+            b"allow_root" => {
+                self.allow_root = true;
+                options.allow = Allow::Root;
+            }
             b"noallow_other" => options.allow = Allow::Owner,
             b"auto_unmount" => options.auto_unmount = true,
             b"direct_io" => options.direct_io = true,
@@ -190,7 +215,10 @@ impl Reader {
         let flags = &mut self.options.kernel_flags;
         let (flag, value) = match word {
             b"nosuid" => (&mut flags.nosuid, true),
-            b"suid" => (&mut flags.nosuid, false),
+            b"suid" => {
+                self.suid = true;
+                (&mut flags.nosuid, false)
+            }
             b"nodev" => (&mut flags.nodev, true),
             b"dev" => (&mut flags.nodev, false),
             b"noexec" => (&mut flags.noexec, true),
@@ -261,9 +289,32 @@ impl Reader {
         Ok(true)
     }
 
-    fn setting(&mut self, value: Value<'_>) -> Result<bool, OptionError> {
+    /// What the mount and its objects show.
+    fn look(&mut self, value: Value<'_>) -> Result<bool, OptionError> {
         const LAST_ID: u32 = u32::MAX - 1;
         const ID: &str = "an id from 0 to 4294967294";
+        let options = &mut self.options;
+        match value.option {
+            b"fsname" => options.source = Some(value.text()?),
+            b"umask" => {
+                let mask = Some(value.octal()?);
+                (options.shown.file_mask, options.shown.dir_mask) = (mask, mask);
+            }
+            b"fmask" => options.shown.file_mask = Some(value.octal()?),
+            b"dmask" => options.shown.dir_mask = Some(value.octal()?),
+            b"uid" => options.shown.uid = Some(value.number(0..=LAST_ID, ID)?),
+            b"gid" => options.shown.gid = Some(value.number(0..=LAST_ID, ID)?),
+            b"noxattrs" => {
+                let number = value.number(0..=u32::MAX, "a number, 0 or 1")?;
+                options.no_xattrs = number != 0;
+            }
+            b"subtype" => options.subtype = Some(value.subtype()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn setting(&mut self, value: Value<'_>) -> Result<bool, OptionError> {
         const BYTES: &str = "a number of bytes from 4096 to 1048576";
         let options = &mut self.options;
         match value.option {
@@ -281,7 +332,6 @@ impl Reader {
             b"threads" => {
                 options.threads = Some(value.number(THREADS, "a number from 1 to 64")?);
             }
-            b"fsname" => options.source = Some(value.text()?),
             b"timeout" => {
                 let time = value.seconds()?;
                 (options.cache.attr, options.cache.entry) = (time, time);
@@ -296,19 +346,6 @@ impl Reader {
             }
             b"max_read" => options.max_read = Some(value.number(4096..=1 << 20, BYTES)?),
             b"max_write" => options.max_write = Some(value.number(4096..=1 << 20, BYTES)?),
-            b"umask" => {
-                let mask = Some(value.octal()?);
-                (options.shown.file_mask, options.shown.dir_mask) = (mask, mask);
-            }
-            b"fmask" => options.shown.file_mask = Some(value.octal()?),
-            b"dmask" => options.shown.dir_mask = Some(value.octal()?),
-            b"uid" => options.shown.uid = Some(value.number(0..=LAST_ID, ID)?),
-            b"gid" => options.shown.gid = Some(value.number(0..=LAST_ID, ID)?),
-            b"noxattrs" => {
-                let number = value.number(0..=u32::MAX, "a number, 0 or 1")?;
-                options.no_xattrs = number != 0;
-            }
-            b"subtype" => options.subtype = Some(value.subtype()?),
             b"context" | b"fscontext" | b"defcontext" | b"rootcontext" => {
                 let label = value.text()?;
                 if label.as_bytes().contains(&b'"') {

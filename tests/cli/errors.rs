@@ -58,6 +58,7 @@ fn bad_command_lines() {
 /// What is wrong, the options, the mountpoint, and words the line must have.
 type Case = (&'static str, String, &'static str, &'static [&'static str]);
 
+#[allow(clippy::too_many_lines)] // a table
 fn cases(fixture: &Fixture) -> [Case; 12] {
     let root = fixture.path("").display().to_string();
     let root = root.trim_end_matches('/');

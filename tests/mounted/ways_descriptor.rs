@@ -226,7 +226,9 @@ fn descriptors_that_cannot_be_served() {
     let unmounted = rustix::fs::open("/dev/fuse", flags, Mode::empty()).unwrap();
     let cases = [
         (&file, "/dev/fd/987", "no such descriptor"),
-        (&file, "/dev/fd/99999999999", "No such file"),
+        (&file, "/dev/fd/99999999999", "no such descriptor"),
+        (&file, "/dev/fd/+3", "no such descriptor"),
+        (&file, "/dev/fd/", "no such descriptor"),
         (&file, "/dev/fd/4000000000", "no such descriptor"),
         (&file, "/dev/fd/0", "input and output"),
         (&file, PASSED, "not a descriptor of /dev/fuse"),

@@ -20,7 +20,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
-        text: "Everything shows as root's.",
+        text: "Everything shows as root's. Implies `nosuid`, unless `suid` is given.",
         example: "lowerdir=/l1,squash_to_root",
     },
     Row {
@@ -28,7 +28,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Value("N"),
         peers: &[FuseOverlayfs1, FuseOverlayfs2],
         status: Supported,
-        text: "Everything shows as this user's, this group's.",
+        text: "Everything shows as this user's, this group's. Implies `nosuid`, unless `suid` is given.",
         example: "lowerdir=/l1,squash_to_uid=1000",
     },
     Row {

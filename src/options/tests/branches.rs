@@ -97,6 +97,21 @@ fn a_source_is_layers_when_no_option_is() {
 }
 
 #[test]
+fn owners_that_are_made_up_run_nothing() {
+    for text in ["squash_to_root", "squash_to_uid=0", "uid=0", "gid=5"] {
+        let nosuid = |text: &str| mounted("/l:/m", text).unwrap().kernel_flags.nosuid;
+        assert!(nosuid(text), "{text}");
+        assert!(!nosuid(&format!("suid,{text}")) && !nosuid(&format!("{text},suid")));
+    }
+    assert!(
+        !mounted("/l:/m", "uidmapping=0:1000:1")
+            .unwrap()
+            .kernel_flags
+            .nosuid
+    );
+}
+
+#[test]
 fn what_cannot_be() {
     let error = |text| mounted("none", text).unwrap_err().to_string();
     assert_eq!(
@@ -114,6 +129,10 @@ fn what_cannot_be() {
     assert_eq!(
         error("br:/u=rw::/l"),
         "option br: part 2 of the list is empty (\\: writes a colon)"
+    );
+    assert_eq!(
+        error("br:/u=rw,allow_other,allow_root"),
+        "option allow_root: contradicts allow_other"
     );
     assert_eq!(
         error("br:/u=rw,mod:/x=ro"),
