@@ -81,10 +81,22 @@ pub(crate) fn numbers(name: &'static str) -> Option<Case> {
         }),
         "fmask" => setting(name, octal(), |o, mask| o.shown.file_mask = mask),
         "dmask" => setting(name, octal(), |o, mask| o.shown.dir_mask = mask),
-        "uid" => setting(name, ids(), |o, id| o.shown.uid = Some(id)),
-        "gid" => setting(name, ids(), |o, id| o.shown.gid = Some(id)),
-        "squash_to_uid" => setting(name, ids(), |o, id| o.ownership.squash_uid = Some(id)),
-        "squash_to_gid" => setting(name, ids(), |o, id| o.ownership.squash_gid = Some(id)),
+        "uid" => setting(name, ids(), |o, id| {
+            o.shown.uid = Some(id);
+            o.kernel_flags.nosuid = true;
+        }),
+        "gid" => setting(name, ids(), |o, id| {
+            o.shown.gid = Some(id);
+            o.kernel_flags.nosuid = true;
+        }),
+        "squash_to_uid" => setting(name, ids(), |o, id| {
+            o.ownership.squash_uid = Some(id);
+            o.kernel_flags.nosuid = true;
+        }),
+        "squash_to_gid" => setting(name, ids(), |o, id| {
+            o.ownership.squash_gid = Some(id);
+            o.kernel_flags.nosuid = true;
+        }),
         // With a value it is aufs's, and without effect.
         "debug" => setting(name, any::<u8>().prop_map(number), |_, _| {}),
         "droplvl" => setting(name, (-9i8..=9).prop_map(number), |o, level| {

@@ -75,7 +75,14 @@ fn sloppy_says_nothing_of_unknown_options() {
     let log = machine.path("log");
     for (switch, warned) in [("", true), ("-s", false)] {
         let command = "-t unionfs -o upperdir=@/u,frobnicate,log_file=@/log @/l1:@/l2 @/m";
-        machine.sh(&format!("mount {switch} {command}")).good();
+        let told = machine.sh(&format!("mount {switch} {command}"));
+        assert_eq!(told.code, Some(0), "{}", told.stderr);
+        assert_eq!(
+            told.stderr.contains("frobnicate"),
+            warned,
+            "{switch}: {}",
+            told.stderr
+        );
         machine.umount("m");
         let text = fs::read_to_string(&log).unwrap_or_default();
         assert_eq!(text.contains("frobnicate"), warned, "{switch}: {text}");
