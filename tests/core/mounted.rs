@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -134,8 +134,35 @@ impl Subject for Mounted {
     }
 }
 
-/// Runs a program to its end, for so long as is reasonable.
+/// Runs a program to its end, for so long as is reasonable; it must succeed.
 pub fn run(command: &mut Command) {
+    let start = Instant::now();
+    let (status, text) = outcome(command);
+    let took = start.elapsed();
+    assert!(
+        status.success(),
+        "{command:?}: {status} after {took:?}: {text}"
+    );
+}
+
+/// The same for a program that unmounts: a process which another test has just forked may hold a
+/// copy of a descriptor for a moment.
+fn run_until_free(command: &mut Command) {
+    let start = Instant::now();
+    loop {
+        let (status, text) = outcome(command);
+        if status.success() {
+            return;
+        }
+        assert!(
+            text.contains("busy") && start.elapsed() < PATIENCE,
+            "{command:?}: {status}: {text}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn outcome(command: &mut Command) -> (ExitStatus, String) {
     // Into a file: a daemon that inherited a pipe would keep it open.
     let mut said = tempfile::tempfile().unwrap();
     let stderr = said.try_clone().unwrap();
@@ -146,12 +173,7 @@ pub fn run(command: &mut Command) {
             let mut text = String::new();
             said.rewind().unwrap();
             said.read_to_string(&mut text).unwrap();
-            let took = start.elapsed();
-            assert!(
-                status.success(),
-                "{command:?}: {status} after {took:?}: {text}"
-            );
-            return;
+            return (status, text);
         }
         if start.elapsed() > PATIENCE {
             let _ = child.kill();
@@ -236,7 +258,7 @@ impl Mounter for Binary {
     }
 
     fn unmount(&self, at: &Path) {
-        run(Command::new(PROGRAM).arg("umount").arg(at));
+        run_until_free(Command::new(PROGRAM).arg("umount").arg(at));
     }
 
     fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str> {
