@@ -11,7 +11,7 @@ use crate::fuse::{FuseError, Session};
 use crate::layer::{LayerError, LayerStack};
 use crate::options::Options;
 use crate::sys::{self, Errno};
-use crate::union::{Owners, Settings, Union};
+use crate::union::{Elsewhere, Owners, Settings, Union};
 
 pub use remount::{check_remount, remount};
 
@@ -190,6 +190,12 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
         descriptors: usize::try_from(descriptors).unwrap_or(64),
         volatile: options.volatile,
         sum_statfs: options.sum_statfs,
+        elsewhere: Elsewhere {
+            rename_dir: options.rename_dir,
+            metacopy: options.metacopy,
+            // Who cannot read privileged records has no rights that others' records could abuse.
+            user_records: options.userxattr || !sys::cred::is_real_root(),
+        },
     };
     Ok(Union::new(layers, settings).map_err(Reason::Union)?)
 }

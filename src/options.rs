@@ -42,6 +42,18 @@ pub enum WhiteoutForm {
     Overlay,
 }
 
+/// How a directory of which a lower has a part is renamed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RenameDir {
+    /// It is completed in the upper first, so that any tool can read the result.
+    #[default]
+    Copy,
+    /// The upper says where the rest is, by overlayfs's redirect records.
+    Redirect,
+    /// Not at all: EXDEV.
+    Exdev,
+}
+
 /// The flags of the mount itself, which the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(clippy::struct_excessive_bools)]
@@ -147,6 +159,13 @@ pub struct Options {
     pub read_only: bool,
     /// fsync does nothing: faster, and a crash may lose everything written.
     pub volatile: bool,
+    /// How a directory of which a lower has a part is renamed.
+    pub rename_dir: RenameDir,
+    /// Changing the attributes of a large file of a lower copies none of its data.
+    pub metacopy: bool,
+    /// Overlayfs's records in `user.overlay.*` say where contents are, too, though the owner of a
+    /// file may write them.
+    pub userxattr: bool,
     /// How many threads serve requests; `None`: decided at mount.
     pub threads: Option<usize>,
     /// The device name shown in /proc/mounts.

@@ -5,10 +5,11 @@ use std::os::fd::BorrowedFd;
 use crate::sys::{self, Errno, FileKind, Result};
 
 use super::ability::set_record;
+use super::elsewhere::{self, REDIRECT_ATTRS, Record};
 use super::{name, origin};
 
 /// What a layer's directory says about itself.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct DirMarks {
     /// Nothing below this layer shows through.
     pub opaque: bool,
@@ -16,8 +17,8 @@ pub(crate) struct DirMarks {
     pub xattr_whiteouts: bool,
     /// Some of its objects may be copies that keep their origin's inode number.
     pub copies: bool,
-    /// Its contents belong elsewhere (`overlay.redirect`), which is not read.
-    pub redirect: bool,
+    /// The layers below have the rest of it elsewhere.
+    pub redirect: Option<Record>,
 }
 
 /// Attributes that make a directory opaque, of every writer that is read.
@@ -26,11 +27,8 @@ const OPAQUE_ATTRS: [&[u8]; 3] = [
     b"user.overlay.opaque",
     b"user.fuseoverlayfs.opaque",
 ];
-const REDIRECT_ATTRS: [&[u8]; 2] = [b"trusted.overlay.redirect", b"user.overlay.redirect"];
 /// Attributes that make an empty file a whiteout, in a directory marked `x`.
 const WHITEOUT_ATTRS: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
-/// Attributes of a file whose data are in a lower layer.
-const METACOPY_ATTRS: [&[u8]; 2] = [b"trusted.overlay.metacopy", b"user.overlay.metacopy"];
 
 /// Reads the marks of the directory behind an O_PATH handle.
 pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<DirMarks> {
@@ -49,8 +47,8 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<DirMarks> {
                 Some(b"x") => marks.xattr_whiteouts = true,
                 _ => {}
             }
-        } else if REDIRECT_ATTRS.contains(&attr) {
-            marks.redirect = true;
+        } else if REDIRECT_ATTRS.contains(&attr) && marks.redirect.is_none() {
+            marks.redirect = elsewhere::redirect(dir, b"")?;
         } else if origin::COPIES_ATTRS.contains(&attr) {
             marks.copies = true;
         }
@@ -80,15 +78,19 @@ pub(crate) fn is_xattr_whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool
     Ok(false)
 }
 
-/// True when the data of an open file are not its own.
-pub(crate) fn is_metacopy(file: impl std::os::fd::AsFd) -> bool {
-    METACOPY_ATTRS
-        .iter()
-        .any(|attr| sys::xattr::has_fd(file.as_fd(), attr))
-}
-
 /// Marks a directory opaque by attribute: overlayfs's own one, or where that needs rights that we
 /// do not have, the one that overlayfs reads with `userxattr` and fuse-overlayfs always.
 pub(crate) fn set_attr(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
     set_record(dir, entry, [OPAQUE_ATTRS[0], OPAQUE_ATTRS[1]], b"y")
+}
+
+/// Removes the attributes that [`set_attr`] may have set.
+pub(crate) fn clear_attr(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
+    for attr in [b"trusted.overlay.opaque".as_slice(), b"user.overlay.opaque"] {
+        match sys::xattr::remove(dir, entry, attr) {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }

@@ -277,6 +277,33 @@ impl Upper {
         }
     }
 
+    /// Takes back what [`Self::set_opaque`] did.
+    pub fn clear_opaque(&self, parent: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
+        match self.form() {
+            WhiteoutForm::Overlay => opaque::clear_attr(parent, entry),
+            WhiteoutForm::Aufs => {
+                let dir = sys::at::open_dir_path(parent, entry, true)?;
+                keep_times(&dir, || match sys::at::unlink_at(&dir, name::OPAQUE) {
+                    Err(Errno::NOENT) => Ok(()),
+                    result => result,
+                })
+            }
+        }
+    }
+
+    /// Puts a whiteout at `name` itself in place of the whiteout file beside it.
+    pub fn write_device(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        sys::cred::enter_own();
+        let temp = self.temp(|dir, temp| sys::at::mknod_at(dir, temp, libc::S_IFCHR, 0))?;
+        temp.publish(parent, name, RenameFlags::empty())?;
+        self.remove_marker(parent, name)
+    }
+
+    /// Flushes all that was written to the upper's filesystem.
+    pub fn sync(&self) -> Result<()> {
+        sys::file::sync_filesystem(sys::fd::reopen_dir(&*self.root)?)
+    }
+
     /// Makes a whiteout or opaque file: a hard link to the base, so that all of them cost one
     /// inode; a file of its own where no link can be had.
     fn write_marker(&self, dir: BorrowedFd<'_>, marker: &[u8]) -> Result<()> {
@@ -337,7 +364,7 @@ fn make_neutral(dir: &OwnedFd) -> Result<()> {
 }
 
 /// Makes a change in `dir` that users do not see, so they do not see it in its times either.
-fn keep_times(dir: &OwnedFd, change: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(crate) fn keep_times(dir: &OwnedFd, change: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = sys::stat::fstat(dir)?;
     change()?;
     let (atime, mtime) = (SetTime::At(before.atime), SetTime::At(before.mtime));

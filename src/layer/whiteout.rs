@@ -1,11 +1,12 @@
 //! What one layer's directory says about one name.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
-use super::name;
+use super::name::{self, NameBuf};
 use super::opaque::is_xattr_whiteout;
+use super::upper::keep_times;
 
 /// The entry of that very name.
 #[derive(Clone, Copy, Debug)]
@@ -58,4 +59,34 @@ pub(crate) fn marker(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Marker> {
         Err(Errno::NOENT) => Ok(Marker::Nothing),
         Err(e) => Err(e),
     }
+}
+
+/// Removes all whiteouts from an open directory, whose times stay.
+pub(crate) fn clear(dir: &OwnedFd, xattr_whiteouts: bool) -> Result<()> {
+    let mut found: Vec<NameBuf> = Vec::new();
+    sys::dir::for_each_entry(dir, |item| {
+        let may_be = match item.kind {
+            None | Some(FileKind::CharDevice) => true,
+            Some(FileKind::Regular) => xattr_whiteouts,
+            Some(_) => false,
+        };
+        if name::hidden_by(item.name).is_some()
+            || (may_be
+                && matches!(
+                    entry(dir.as_fd(), item.name, xattr_whiteouts)?,
+                    Entry::Whiteout
+                ))
+        {
+            found.push(NameBuf::from_slice(item.name));
+        }
+        Ok(())
+    })?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    keep_times(dir, || {
+        found
+            .iter()
+            .try_for_each(|name| sys::at::unlink_at(dir, name))
+    })
 }

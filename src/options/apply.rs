@@ -11,7 +11,7 @@ use super::grammar::{self, Field};
 use super::ownership;
 use super::table::{self, Status, Takes};
 use super::value::Value;
-use super::{Allow, Lower, Options, THREADS, WhiteoutForm};
+use super::{Allow, Lower, Options, RenameDir, THREADS, WhiteoutForm};
 
 /// The options read so far.
 #[derive(Debug, Default)]
@@ -204,6 +204,7 @@ impl Reader {
             b"sum" => options.sum_statfs = true,
             b"nosum" | b"wsum" | b"statfs_omit_ro" => options.sum_statfs = false,
             b"remount" => options.remount = true,
+            b"userxattr" => options.userxattr = true,
             b"debug" => options.log = Some("debug".to_owned()),
             b"ephemeral" => options.kernel_flags.noatime = true,
             _ => return self.kernel_flag(word),
@@ -319,6 +320,13 @@ impl Reader {
         let options = &mut self.options;
         match value.option {
             b"whiteout" => options.whiteout = value.choose(&WHITEOUT_FORMS, "aufs or overlay")?,
+            b"rename_dir" => {
+                options.rename_dir = value.choose(&RENAME_DIR, "copy, redirect or exdev")?;
+            }
+            b"redirect_dir" => {
+                options.rename_dir = value.choose(&REDIRECT_DIR, "on, off, follow or nofollow")?;
+            }
+            b"metacopy" => options.metacopy = value.choose(&ON_OFF, "on or off")?,
             b"diropq" => {
                 let choices = [
                     ("a", true),
@@ -384,6 +392,22 @@ const FSYNC: [(&str, bool); 5] = [
     ("strict", false),
 ];
 const FSYNC_EXPECTED: &str = "0, 1, auto, strict or volatile";
+
+const RENAME_DIR: [(&str, RenameDir); 3] = [
+    ("copy", RenameDir::Copy),
+    ("redirect", RenameDir::Redirect),
+    ("exdev", RenameDir::Exdev),
+];
+
+/// What overlayfs cannot do without redirects, it leaves to copying too.
+const REDIRECT_DIR: [(&str, RenameDir); 4] = [
+    ("on", RenameDir::Redirect),
+    ("off", RenameDir::Copy),
+    ("follow", RenameDir::Copy),
+    ("nofollow", RenameDir::Copy),
+];
+
+const ON_OFF: [(&str, bool); 2] = [("on", true), ("off", false)];
 
 const WHITEOUT_FORMS: [(&str, WhiteoutForm); 2] = [
     ("aufs", WhiteoutForm::Aufs),

@@ -59,6 +59,11 @@ pub(crate) fn sync(fd: impl AsFd, data_only: bool) -> Result<()> {
     }
 }
 
+/// Flushes the whole filesystem of an open file.
+pub(crate) fn sync_filesystem(fd: impl AsFd) -> Result<()> {
+    rustix::fs::syncfs(fd)
+}
+
 /// The next data (or, with `hole`, the next hole) at or after `offset`.
 pub(crate) fn seek_data(fd: impl AsFd, offset: u64, hole: bool) -> Result<u64> {
     let pos = if hole {

@@ -9,6 +9,7 @@ use super::Union;
 use super::copy_up::Need;
 use super::descriptors::Real;
 use super::inode::Inode;
+use super::metacopy::may_borrow;
 use super::types::{Attr, Caller, SetAttr, SetTime, StatFs};
 
 impl Union {
@@ -23,10 +24,16 @@ impl Union {
 
     /// Attributes of an inode.
     pub(super) fn attr_of(&self, inode: &Arc<Inode>) -> Result<Attr> {
-        let stat = self.with_real(inode, |real| self.stat_of(real))?;
+        let mut stat = self.with_real(inode, |real| self.stat_of(real))?;
         if stat.kind() != inode.kind {
             tracing::error!("an object of a layer was replaced behind the union's back");
             return Err(Errno::STALE);
+        }
+        if may_borrow(&stat) {
+            self.learn_borrowed(inode)?;
+            if inode.is_borrowed() {
+                stat.blocks = self.data_blocks(inode)?;
+            }
         }
         Ok(self.show(inode, stat))
     }
@@ -39,7 +46,7 @@ impl Union {
         let inode = self.inodes.get(id)?;
         let set = &self.owners.to_disk(set)?;
         // Only what remains of the data is worth copying.
-        let need = set.size.map_or(Need::All, Need::Bytes);
+        let need = set.size.map_or(Need::Attributes, Need::Bytes);
         self.ensure_upper(&inode, need)?;
         if let Some(size) = set.size {
             self.truncate(&inode, size, caller)?;
@@ -98,6 +105,7 @@ impl Union {
             FileKind::Directory => return Err(Errno::ISDIR),
             _ => return Err(Errno::INVAL),
         }
+        self.own_data(inode, Need::Bytes(size))?;
         let file = self.file(inode, true)?;
         sys::file::truncate(&*file, size)?;
         self.data_change(inode)?;

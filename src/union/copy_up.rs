@@ -11,12 +11,12 @@ use std::sync::Arc;
 use rustix::fs::RenameFlags;
 
 use crate::layer::upper::Temp;
-use crate::layer::{LayerIndex, origin};
+use crate::layer::{LayerIndex, elsewhere, origin};
 use crate::sys::at::SetTime;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
-use super::inode::{Alias, DirPart, Held, Inode};
+use super::inode::{DirPart, Held, Inode};
 use super::lookup::dir_of;
 use super::rank::{Rank, Ranked};
 
@@ -28,6 +28,8 @@ const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 pub(crate) enum Need {
     /// All of it.
     All,
+    /// None: it changes attributes. The data may stay where they are.
+    Attributes,
     /// At most the first so many bytes; the file is then truncated.
     Bytes(u64),
 }
@@ -36,7 +38,7 @@ pub(crate) enum Need {
 type Named<'a> = (BorrowedFd<'a>, &'a [u8]);
 
 /// A complete copy without a name.
-enum Copy {
+pub(super) enum Copy {
     /// An unnamed file.
     Unnamed(OwnedFd),
     /// A named temporary, and the open file of a regular one.
@@ -45,12 +47,20 @@ enum Copy {
 
 impl Copy {
     /// Writes down the number under which users know the object, so that it keeps it.
-    fn record_ino(&self, ino: u64, real: &Stat) -> Result<()> {
+    pub fn record_ino(&self, ino: u64, real: &Stat) -> Result<()> {
         let (dir, name) = self.real();
         origin::record(dir, name, ino, real.ino)
     }
 
-    fn real(&self) -> (BorrowedFd<'_>, &[u8]) {
+    /// True when the data were left where they are.
+    fn leaves_data(&self) -> bool {
+        match self {
+            Self::Unnamed(file) | Self::Named(_, Some(file)) => elsewhere::is_metacopy(file),
+            Self::Named(_, None) => false,
+        }
+    }
+
+    pub fn real(&self) -> (BorrowedFd<'_>, &[u8]) {
         match self {
             Self::Unnamed(file) => (file.as_fd(), b""),
             Self::Named(temp, _) => (temp.dir(), temp.name()),
@@ -97,7 +107,7 @@ impl Union {
         let from = inode.layer();
         sys::cred::enter_own();
         let copy = match inode.kind {
-            FileKind::Regular => self.copy_file(inode, need)?,
+            FileKind::Regular => self.copy_file(inode, need, true)?,
             FileKind::Directory => self.copy_dir(inode)?,
             _ => self.copy_node(inode)?,
         };
@@ -107,20 +117,40 @@ impl Union {
         Ok(())
     }
 
-    fn copy_file(&self, inode: &Arc<Inode>, need: Need) -> Result<Copy> {
+    /// The copy of a file, flushed if it is to be.
+    pub(super) fn copy_file(&self, inode: &Arc<Inode>, need: Need, flush: bool) -> Result<Copy> {
         let upper = self.upper()?;
         let from = inode.layer();
         let src = self.file(inode, false)?;
-        let stat = sys::stat::fstat(&*src)?;
-        let stat = self.owners.recorded(from, src.as_fd(), b"", stat)?;
+        let data = sys::stat::fstat(&*src)?;
+        let stat = if inode.is_borrowed() {
+            self.with_real(inode, |real| self.stat_of(real))?
+        } else {
+            self.owners.recorded(from, src.as_fd(), b"", data)?
+        };
+        let leave = self.leaves_data(need, &src, &stat)?;
         let len = match need {
-            Need::All => stat.size,
+            Need::All | Need::Attributes => stat.size,
             Need::Bytes(n) => n.min(stat.size),
         };
         let (file, temp) = self.with_descriptors(|| upper.temp_file())?;
-        sys::copy::copy_data(&*src, &file, stat.size, len)?;
-        self.copy_attributes(from, (src.as_fd(), b""), (file.as_fd(), b""), &stat)?;
-        if len > 0 && !self.volatile {
+        if leave {
+            sys::file::truncate(&file, len)?;
+        } else {
+            sys::copy::copy_data(&*src, &file, data.size, len)?;
+        }
+        let to = (file.as_fd(), &b""[..]);
+        if inode.is_borrowed() {
+            self.with_real(inode, |real| {
+                self.copy_attributes(from, (real.fd(), &real.name), to, &stat)
+            })?;
+        } else {
+            self.copy_attributes(from, (src.as_fd(), b""), to, &stat)?;
+        }
+        if leave {
+            elsewhere::set_metacopy(file.as_fd(), b"")?;
+        }
+        if len > 0 && flush && !self.volatile {
             // Before the name: a power cut must not leave the name with less than the data.
             sys::file::sync(&file, false)?;
         }
@@ -142,7 +172,8 @@ impl Union {
         Ok(Copy::Named(temp, None))
     }
 
-    fn copy_node(&self, inode: &Arc<Inode>) -> Result<Copy> {
+    /// The copy of an object that is neither a file nor a directory.
+    pub(super) fn copy_node(&self, inode: &Arc<Inode>) -> Result<Copy> {
         let upper = self.upper()?;
         let _tree = self.tree.read();
         let src = self.real(inode)?;
@@ -208,6 +239,10 @@ impl Union {
         };
         let parent = self.dir_fd(&alias.parent, 0)?;
         let _names = dir_of(&alias.parent)?.write_names();
+        if self.in_upper(inode) {
+            // The rename of a directory above brought it there.
+            return Ok(());
+        }
         // An object of a lower keeps its name until it loses it.
         if inode.is_unlinked() {
             return self.adopt_orphan(inode, copy);
@@ -219,8 +254,9 @@ impl Union {
             self.mark_copies(&alias.parent, parent.as_fd())?;
             copy.record_ino(inode.ino(), &stat)?;
         }
+        let leaves = copy.leaves_data();
         let before = sys::stat::fstat(&*parent)?;
-        let file = give_name(copy, parent.as_fd(), &alias)?;
+        let file = give_name(copy, parent.as_fd(), &alias.name)?;
         // The directory's entries are the same as before for its users, so are its times.
         restore_times(parent.as_fd(), &before);
         let key = self.inodes.numbers.of(stat.dev, stat.ino);
@@ -229,8 +265,9 @@ impl Union {
             dir.stack.write().insert(0, part);
         }
         self.inodes.rekey(inode, key, inode.by_name);
+        self.settle_data(inode, leaves, &alias);
         inode.set_copied_up();
-        if let Some(file) = file {
+        if let Some(file) = file.filter(|_| !leaves) {
             self.keep_file(inode, file);
         }
         Ok(())
@@ -254,6 +291,10 @@ impl Union {
     /// Keeps a copy that has no name any more by its descriptor alone; nothing stays on disk once
     /// the inode is forgotten.
     fn adopt_orphan(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
+        let leaves = copy.leaves_data();
+        if let Some(alias) = inode.alias_or_last() {
+            self.settle_data(inode, leaves, &alias);
+        }
         let held = match copy {
             Copy::Unnamed(file) => file,
             Copy::Named(temp, Some(file)) => {
@@ -280,14 +321,16 @@ impl Union {
 }
 
 /// Publishes the copy; returns the open file of a regular one.
-fn give_name(copy: Copy, parent: BorrowedFd<'_>, alias: &Alias) -> Result<Option<OwnedFd>> {
+pub(super) fn give_name(
+    copy: Copy, parent: BorrowedFd<'_>, name: &[u8],
+) -> Result<Option<OwnedFd>> {
     match copy {
         Copy::Unnamed(file) => {
-            sys::at::link_fd(&file, parent, &alias.name)?;
+            sys::at::link_fd(&file, parent, name)?;
             Ok(Some(file))
         }
         Copy::Named(temp, file) => {
-            publish_new(temp, parent, &alias.name)?;
+            publish_new(temp, parent, name)?;
             Ok(file)
         }
     }

@@ -161,12 +161,7 @@ impl Union {
         // Nothing below shows through: that was checked, or is hidden by the mark it got.
         let part = DirPart::new_upper();
         let stack = stat.kind().is_dir().then(|| DirStack::from_slice(&[part]));
-        let found = Found {
-            layer: 0,
-            stat,
-            stack,
-            ino: None,
-        };
+        let found = Found::single(0, stat, stack);
         Ok((
             self.intern(
                 &parent,

@@ -10,24 +10,27 @@ use quick_cache::sync::Cache;
 use rustix::fs::OFlags;
 
 use crate::layer::name::NameBuf;
-use crate::layer::{LayerIndex, opaque};
+use crate::layer::{LayerIndex, elsewhere};
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
+use super::copy_up::Need;
 use super::inode::{Held, Inode, Permits, Place};
 
 /// What a cached descriptor is good for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
-enum Use {
+pub(super) enum Use {
     /// O_PATH handle of a directory.
     Path,
     /// Open file, for reading.
     Read,
     /// Open file, for reading and writing.
     Write,
+    /// Open file of a lower that has the data of an object of another layer.
+    Data,
 }
 
-type Key = (u64, LayerIndex, Use);
+pub(super) type Key = (u64, LayerIndex, Use);
 
 /// See the module text. The caches are leaves of the lock order.
 #[derive(Debug)]
@@ -68,12 +71,30 @@ impl Descriptors {
             if layer == 0 {
                 self.files.remove(&(inode.serial, layer, Use::Write));
             }
+            if let Some(data) = inode.data() {
+                self.drop_data(inode, data.layer);
+            }
         }
     }
 
     /// Closes files of the lower after a copy-up.
     fn forget_lower(&self, inode: &Inode, layer: LayerIndex) {
         self.files.remove(&(inode.serial, layer, Use::Read));
+    }
+
+    /// A cached file.
+    pub fn file(&self, key: Key) -> Option<Arc<OwnedFd>> {
+        self.files.get(&key)
+    }
+
+    /// Caches a file.
+    pub fn keep(&self, key: Key, fd: Arc<OwnedFd>) {
+        self.files.insert(key, fd);
+    }
+
+    /// Closes the file that had the data of an inode.
+    pub fn drop_data(&self, inode: &Inode, layer: LayerIndex) {
+        self.files.remove(&(inode.serial, layer, Use::Data));
     }
 
     /// Closes everything that is not in use at this moment.
@@ -102,7 +123,7 @@ impl Real {
         sys::stat::stat_at(self.fd(), &self.name)
     }
 
-    fn open(&self, flags: OFlags, same_mount: bool) -> Result<OwnedFd> {
+    pub(super) fn open(&self, flags: OFlags, same_mount: bool) -> Result<OwnedFd> {
         if self.name.is_empty() {
             return sys::fd::reopen(self.fd(), flags);
         }
@@ -147,7 +168,8 @@ impl Union {
                 if let (Some(Held::Handle { fd: held, .. }), 0) = (place.held.as_deref(), layer) {
                     break Arc::clone(held);
                 }
-                if let Some(path) = place.lower.as_ref().filter(|_| layer > 0) {
+                let lower = place.lower.as_ref().filter(|_| layer > 0);
+                if let Some(path) = lower.and_then(|lower| lower.path(layer)) {
                     let path = path.to_vec();
                     drop(place);
                     break self.lower_dir(&path, layer)?;
@@ -171,10 +193,10 @@ impl Union {
     }
 
     /// A handle of the directory at `path` below the root of a layer, name by name.
-    fn lower_dir(&self, path: &[u8], layer: LayerIndex) -> Result<Arc<OwnedFd>> {
+    pub(super) fn lower_dir(&self, path: &[u8], layer: LayerIndex) -> Result<Arc<OwnedFd>> {
         let layer = self.layers.get(layer);
         let mut fd = Arc::clone(&layer.root);
-        for name in path.split(|&b| b == b'/') {
+        for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
             let open = || sys::at::open_dir_path(&*fd, name, layer.same_mount);
             fd = Arc::new(self.with_descriptors(open)?);
         }
@@ -253,10 +275,13 @@ impl Union {
     }
 
     /// The regular file behind the inode, open for reading (and for writing, which needs it to be
-    /// in the upper).
+    /// in the upper, and brings its data there).
     ///
-    /// Precondition: no lock but a copy-up's is held.
+    /// Precondition: no lock but a copy-up's is held; for writing not that one.
     pub(super) fn file(&self, inode: &Arc<Inode>, write: bool) -> Result<Arc<OwnedFd>> {
+        if !write && inode.is_borrowed() {
+            return self.data_file(inode);
+        }
         let layer = inode.layer();
         let usage = if write { Use::Write } else { Use::Read };
         let key = (inode.serial, layer, usage);
@@ -280,6 +305,16 @@ impl Union {
                 result => break Arc::new(result?),
             }
         };
+        if elsewhere::is_metacopy(&*fd) {
+            if write {
+                self.fetch_data(inode, Need::All)?;
+            } else {
+                self.learn_borrowed(inode)?;
+                if inode.is_borrowed() {
+                    return self.data_file(inode);
+                }
+            }
+        }
         // A copy-up may have happened meanwhile; the key holds the layer, so what is kept under
         // it stays true.
         self.descriptors.files.insert(key, Arc::clone(&fd));
@@ -288,27 +323,8 @@ impl Union {
 
     /// Opens the inode's file in `layer` anew.
     fn open_file(&self, inode: &Arc<Inode>, layer: LayerIndex, write: bool) -> Result<OwnedFd> {
-        let same_mount = self.layers.get(layer).same_mount;
         // Never waits, whatever another process may have put in the file's place.
-        let access = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        let flags = access | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let is_lower = !self.layers.is_upper(layer);
-        let fd = self.with_real(inode, |real| {
-            self.with_descriptors(|| {
-                if is_lower {
-                    // Reading a lower leaves its access time alone, where we may say so.
-                    match real.open(flags | OFlags::NOATIME, same_mount) {
-                        Err(Errno::PERM) => {}
-                        result => return result,
-                    }
-                }
-                match real.open(flags, same_mount) {
-                    // An append-only file; who may open it so was checked at open.
-                    Err(Errno::PERM) if write => real.open(flags | OFlags::APPEND, same_mount),
-                    result => result,
-                }
-            })
-        })?;
+        let fd = self.with_real(inode, |real| self.open_real(real, layer, write))?;
         let stat = sys::stat::fstat(&fd)?;
         if stat.kind() != FileKind::Regular {
             return Err(Errno::IO);
@@ -318,11 +334,6 @@ impl Union {
         if !is_it && inode.layer() == layer {
             // The name was given to another file between the look and the call.
             return Err(Errno::STALE);
-        }
-        if opaque::is_metacopy(&fd) {
-            let layer = self.layers.get(layer).path.display();
-            tracing::error!("{layer}: a file holds an overlayfs metacopy record: not supported");
-            return Err(Errno::IO);
         }
         Ok(fd)
     }

@@ -11,6 +11,8 @@ use crate::layer::LayerIndex;
 use crate::layer::upper::Temp;
 use crate::sys::FileKind;
 
+use super::metacopy::DataPlace;
+
 /// Names of one inode that are remembered besides the first. An inode with more names is reached
 /// through a held descriptor once all remembered ones are gone.
 const MAX_MORE_NAMES: usize = 3;
@@ -95,6 +97,31 @@ pub(crate) enum Held {
     Link(Arc<Temp>),
 }
 
+/// Where the parts of a directory in the lowers are, other than under its name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LowerPlace {
+    /// The path in the union of the lowers alone, if the upper leads elsewhere than its own path.
+    pub union: Option<Vec<u8>>,
+    /// Paths from the roots of the layers, with slashes, each good for its layer and those below
+    /// until the next.
+    layers: Vec<(LayerIndex, Vec<u8>)>,
+}
+
+impl LowerPlace {
+    /// Adds a path; layers come in their order.
+    pub fn note(&mut self, layer: LayerIndex, path: Vec<u8>) {
+        if self.layers.last().is_none_or(|(_, last)| *last != path) {
+            self.layers.push((layer, path));
+        }
+    }
+
+    /// The path in a layer, if it is not the one of the names.
+    pub fn path(&self, layer: LayerIndex) -> Option<&[u8]> {
+        let noted = self.layers.iter().rev().find(|(from, _)| *from <= layer);
+        noted.map(|(_, path)| path.as_slice())
+    }
+}
+
 /// Where an inode is found (rank 4).
 #[derive(Debug, Default)]
 pub(crate) struct Place {
@@ -104,10 +131,11 @@ pub(crate) struct Place {
     /// Further names of a linked file of the upper.
     #[allow(clippy::box_collection)] // One word in the many inodes that have none.
     pub more: Option<Box<Vec<Alias>>>,
-    /// Where a moved directory's parts in the lowers are: the path, with slashes, from the root of
-    /// the layer. Objects of the lowers without a name may still be in use below it.
-    #[allow(clippy::box_collection)] // One word in the many inodes that have none.
-    pub lower: Option<Box<Vec<u8>>>,
+    /// Where a moved or redirected directory has its parts in the lowers. Objects of the lowers
+    /// without a name may still be in use below it.
+    pub lower: Option<Box<LowerPlace>>,
+    /// The file of a lower that has the data of this one.
+    pub data: Option<Box<DataPlace>>,
     /// The way to an upper object that no known name leads to.
     pub held: Option<Box<Held>>,
 }
@@ -127,6 +155,8 @@ pub(crate) struct Inode {
     layer: AtomicU16,
     pub kind: FileKind,
     unlinked: AtomicBool,
+    /// The data are elsewhere: [`Place::data`].
+    borrowed: AtomicBool,
     /// Found again by (parent, name) instead of by its number.
     pub by_name: bool,
     /// Serialises copy-ups of this inode; the only lock held while its data move (rank 1).
@@ -147,6 +177,7 @@ pub(crate) struct NewInode {
     pub by_name: bool,
     pub alias: Option<Alias>,
     pub stack: Option<DirStack>,
+    pub lower: Option<Box<LowerPlace>>,
 }
 
 impl Inode {
@@ -161,12 +192,14 @@ impl Inode {
             layer: AtomicU16::new(new.layer),
             kind: new.kind,
             unlinked: AtomicBool::new(false),
+            borrowed: AtomicBool::new(false),
             by_name: new.by_name,
             copying: Mutex::new(()),
             place: RwLock::new(Place {
                 alias: new.alias,
                 more: None,
-                lower: None,
+                lower: new.lower,
+                data: None,
                 held: None,
             }),
             dir: new.stack.map(|stack| {
@@ -225,6 +258,36 @@ impl Inode {
         }
     }
 
+    /// The same, or of an object of a lower the name that it had.
+    pub fn alias_or_last(&self) -> Option<Alias> {
+        self.place.read().alias.clone()
+    }
+
+    /// True when the data are those of another file.
+    pub fn is_borrowed(&self) -> bool {
+        self.borrowed.load(Ordering::Acquire)
+    }
+
+    /// The file that has the data.
+    pub fn data(&self) -> Option<DataPlace> {
+        let place = self.place.read();
+        place.data.as_deref().cloned()
+    }
+
+    /// Says that the data are in another file.
+    pub fn borrow(&self, data: DataPlace) {
+        let mut place = self.place.write();
+        place.data = Some(Box::new(data));
+        self.borrowed.store(true, Ordering::Release);
+    }
+
+    /// Says that the object has its data itself; returns where they were.
+    pub fn own_data(&self) -> Option<DataPlace> {
+        let mut place = self.place.write();
+        self.borrowed.store(false, Ordering::Release);
+        place.data.take().map(|data| *data)
+    }
+
     /// Remembers another name, which pins its parent. Returns false when it is not kept.
     pub fn add_alias(&self, parent: &Arc<Inode>, name: &[u8]) -> bool {
         let mut place = self.place.write();
@@ -266,42 +329,63 @@ impl Inode {
     }
 
     /// Replaces a name by another, as a rename does; the pins of the parents move along. Returns
-    /// the old parent, whose pin the caller gives up. `lower_path` is where lowers have parts of a
+    /// the old parent, whose pin the caller gives up. `lower` is where lowers have parts of a
     /// directory, if they have.
     pub fn move_alias(
-        &self, from: (&Inode, &[u8]), to: (&Arc<Inode>, &[u8]), lower_path: Option<Vec<u8>>,
+        &self, from: (&Inode, &[u8]), to: (&Arc<Inode>, &[u8]), lower: Option<LowerPlace>,
     ) -> Option<Arc<Inode>> {
         let mut place = self.place.write();
         let is_it =
             |a: &&mut Alias| std::ptr::eq(&raw const *a.parent, from.0) && *a.name == *from.1;
-        let Place {
-            alias, more, lower, ..
-        } = &mut *place;
-        let all = alias
+        let place = &mut *place;
+        let all = place
+            .alias
             .iter_mut()
-            .chain(more.iter_mut().flat_map(|more| more.iter_mut()));
+            .chain(place.more.iter_mut().flat_map(|more| more.iter_mut()));
         let known = { all }.find(is_it)?;
         to.0.refs.fetch_add(1, Ordering::AcqRel);
         let new = Alias {
             parent: Arc::clone(to.0),
             name: to.1.into(),
         };
-        if lower.is_none() {
-            *lower = lower_path.map(Box::new);
+        if let Some(lower) = lower {
+            place.lower = Some(Box::new(lower));
         }
         Some(std::mem::replace(known, new).parent)
     }
 
-    /// Where the lowers have their parts of a directory, from the root of the layers.
+    /// Where `layer` has its part of a directory, from the root of the layer.
     ///
     /// Precondition: the tree lock is held.
-    pub fn lower_path(self: &Arc<Self>) -> Vec<u8> {
+    pub fn path_in(self: &Arc<Self>, layer: LayerIndex) -> Vec<u8> {
+        self.path_by(|lower| lower.path(layer))
+    }
+
+    /// The path of a directory in the union of the lowers alone.
+    ///
+    /// Precondition: the tree lock is held.
+    pub fn union_path(self: &Arc<Self>) -> Vec<u8> {
+        self.path_by(|lower| lower.union.as_deref())
+    }
+
+    /// The same for the name `name` in it.
+    pub fn union_path_with(self: &Arc<Self>, name: &[u8]) -> Vec<u8> {
+        let mut path = self.union_path();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        path
+    }
+
+    /// The names up to the root, or to a directory whose path is known.
+    fn path_by(self: &Arc<Self>, known: impl Fn(&LowerPlace) -> Option<&[u8]>) -> Vec<u8> {
         let mut names: Vec<Vec<u8>> = Vec::new();
         let mut current = Arc::clone(self);
         loop {
             let alias = {
                 let place = current.place.read();
-                if let Some(path) = &place.lower {
+                if let Some(path) = place.lower.as_ref().and_then(|lower| known(lower)) {
                     names.push(path.to_vec());
                     break;
                 }

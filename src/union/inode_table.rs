@@ -9,7 +9,7 @@ use dashmap::mapref::entry::Entry as Slot;
 use crate::layer::LayerIndex;
 use crate::sys::{Errno, FileKind, Result, Stat};
 
-use super::inode::{Alias, DirStack, Inode, NewInode};
+use super::inode::{Alias, DirStack, Inode, LowerPlace, NewInode};
 use super::numbers::Numbers;
 
 /// Node id of the root, fixed by FUSE.
@@ -29,6 +29,21 @@ pub(crate) struct Found {
     pub stack: Option<DirStack>,
     /// The st_ino that a copy in the upper keeps from its origin.
     pub ino: Option<u64>,
+    /// Where a redirected directory has its parts in the lowers.
+    pub lower: Option<Box<LowerPlace>>,
+}
+
+impl Found {
+    /// An object of one layer.
+    pub fn single(layer: LayerIndex, stat: Stat, stack: Option<DirStack>) -> Self {
+        Self {
+            layer,
+            stat,
+            stack,
+            ino: None,
+            lower: None,
+        }
+    }
 }
 
 /// See the module text. Its maps are leaves of the lock order: no other lock is taken and no call
@@ -239,6 +254,7 @@ impl InodeTable {
                 name: name.into(),
             }),
             stack: found.stack,
+            lower: found.lower,
         }))
     }
 

@@ -94,6 +94,10 @@ impl Union {
             };
             return sys::file::sync(&dir, data_only);
         }
+        if inode.is_borrowed() {
+            let own = self.with_real(&inode, |real| self.open_real(real, 0, false))?;
+            return sys::file::sync(&own, data_only);
+        }
         // Any descriptor will do, and the file may be one that cannot be opened for writing.
         let file = self.file(&inode, false)?;
         sys::file::sync(&*file, data_only)
@@ -162,6 +166,7 @@ impl Union {
         let changes = matches!(command, sys::ioctl::SETFLAGS | sys::ioctl::FSSETXATTR);
         if changes {
             self.ensure_upper(&inode, Need::All)?;
+            self.own_data(&inode, Need::All)?;
         }
         match inode.kind {
             FileKind::Regular => {

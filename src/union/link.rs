@@ -33,6 +33,7 @@ impl Union {
         }
         self.ensure_upper(&parent, Need::All)?;
         self.ensure_upper(&inode, Need::All)?;
+        self.pin_data(&inode)?;
         let _tree = self.tree.read();
         let _names = dir.write_names();
         let state = self.in_upper_dir(&parent, name)?;
@@ -67,12 +68,7 @@ impl Union {
         }
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
         let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
-        let found = Found {
-            layer: 0,
-            stat,
-            stack: None,
-            ino: None,
-        };
+        let found = Found::single(0, stat, None);
         Ok(self.intern(
             &parent,
             name,

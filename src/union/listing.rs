@@ -55,16 +55,19 @@ impl Union {
     }
 
     /// True when a lower has a part in what a directory made of `stack` shows: an entry of its own,
-    /// or a part of a subdirectory (which need not show anything).
+    /// a part of a subdirectory (which need not show anything), or the data of a file.
     pub(super) fn lower_contributes(
         &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
     ) -> Result<bool> {
         let mut contributes = false;
         let mut subdirectories = Vec::new();
+        let mut files = Vec::new();
         self.merge(stack, &fd_of, |candidate, layer, _| {
             contributes = !self.layers.is_upper(layer);
-            if candidate.kind.is_dir() {
-                subdirectories.push(candidate.name);
+            match candidate.kind {
+                FileKind::Directory => subdirectories.push(candidate.name),
+                FileKind::Regular => files.push(candidate.name),
+                _ => {}
             }
             if contributes { Go::Stop } else { Go::On }
         })?;
@@ -78,7 +81,29 @@ impl Union {
                 return Ok(true);
             }
         }
+        if let Some((_, upper)) = parts
+            .first()
+            .filter(|(part, _)| self.layers.is_upper(part.layer))
+        {
+            for name in files {
+                if self.needs_pin(upper, &name)? {
+                    return Ok(true);
+                }
+            }
+        }
         Ok(false)
+    }
+
+    /// The visible names of a directory made of `stack`, each with its top layer.
+    pub(super) fn names_by_layer(
+        &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
+    ) -> Result<Vec<(NameBuf, LayerIndex, FileKind)>> {
+        let mut names = Vec::new();
+        self.merge(stack, fd_of, |candidate, layer, _| {
+            names.push((candidate.name, layer, candidate.kind));
+            Go::On
+        })?;
+        Ok(names)
     }
 
     /// The entries of a directory made of `stack`, ordered by position.

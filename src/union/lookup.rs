@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::layer::name::Name;
-use crate::layer::opaque::{self, DirMarks};
+use crate::layer::opaque;
 use crate::layer::origin;
+use crate::layer::elsewhere::Redirect;
 use crate::layer::whiteout::{self, Marker};
 use crate::layer::{LayerIndex, LayerStack};
 use crate::sys::{self, Errno, Result, Stat};
@@ -13,6 +14,7 @@ use crate::sys::{self, Errno, Result, Stat};
 use super::Union;
 use super::inode::{Dir, DirPart, DirStack, Held, Inode};
 use super::inode_table::Found;
+use super::metacopy::may_borrow;
 use super::types::{Attr, Entry};
 
 /// What the upper's own directory holds for a name.
@@ -34,19 +36,20 @@ impl InUpper {
 }
 
 /// What one layer says about a name.
-enum Step {
+pub(super) enum Step {
     /// Nothing: look further down.
     Nothing,
     /// A whiteout: the search ends.
     Hidden,
     /// An object that is not a directory: the search ends.
     File(Stat),
-    /// A directory, and whether it hides what is below.
+    /// A directory, whether it hides what is below, and where else that is.
     Directory {
         stat: Stat,
         handle: OwnedFd,
         part: DirPart,
         last: bool,
+        redirect: Option<Redirect>,
     },
 }
 
@@ -55,7 +58,7 @@ pub(crate) fn root_stack(layers: &LayerStack) -> Result<DirStack> {
     let mut stack = DirStack::new();
     for (index, layer) in layers.layers.iter().enumerate() {
         let marks = opaque::read(layer.root.as_fd())?;
-        if marks.redirect {
+        if marks.redirect.is_some() {
             tracing::error!(
                 "{}: the root of the layer is redirected",
                 layer.path.display()
@@ -115,15 +118,37 @@ impl Union {
         Some(Known { union: self, inode })
     }
 
+    /// Takes over the reference that an [`Entry`] stands for.
+    pub(super) fn adopt(&self, id: u64) -> Result<Known<'_>> {
+        let inode = self.inodes.get(id)?;
+        Ok(Known { union: self, inode })
+    }
+
+    /// What a name of a directory stands for.
+    ///
+    /// Precondition: no lock is held.
+    pub(super) fn lookup_known(
+        &self, parent: &Arc<Inode>, name: Name<'_>,
+    ) -> Result<Option<Known<'_>>> {
+        let _tree = self.tree.read();
+        let _names = dir_of(parent)?.read_names();
+        let entry = self.lookup_locked(parent, name)?;
+        entry.map(|entry| self.adopt(entry.id)).transpose()
+    }
+
     /// Gives `found` an inode and a reference.
     pub(super) fn intern(&self, parent: &Arc<Inode>, name: Name<'_>, mut found: FoundDir) -> Entry {
-        let stat = found.found.stat;
+        let mut stat = found.found.stat;
         found.found.ino = self.recorded_ino(parent, name, &found.found);
         let handle = found.handle.take();
         let layer = found.found.layer;
         let inode = self.inodes.intern(parent, name.bytes(), found.found);
         if let Some(handle) = handle {
             self.keep_dir_fd(&inode, layer, handle);
+        }
+        // What cannot be found fails when it is asked for.
+        if may_borrow(&stat) && self.learn(&inode, &stat).is_ok() && inode.is_borrowed() {
+            stat.blocks = self.data_blocks(&inode).unwrap_or(stat.blocks);
         }
         self.entry(&inode, stat)
     }
@@ -200,12 +225,7 @@ impl Union {
                 Step::File(stat) => {
                     // Below a directory, a file ends the merge without being part of it.
                     if found.is_none() {
-                        let found = Found {
-                            layer: part.layer,
-                            stat,
-                            stack: None,
-                            ino: None,
-                        };
+                        let found = Found::single(part.layer, stat, None);
                         return Ok(Some(FoundDir {
                             found,
                             handle: None,
@@ -218,26 +238,16 @@ impl Union {
                     handle,
                     part,
                     last,
+                    redirect,
                 } => {
-                    match &mut found {
-                        None => {
-                            let stack = Some(DirStack::from_slice(&[part]));
-                            let top = Found {
-                                layer: part.layer,
-                                stat,
-                                stack,
-                                ino: None,
-                            };
-                            found = Some(FoundDir {
-                                found: top,
-                                handle: Some(handle),
-                            });
-                        }
-                        Some(top) => {
-                            if let Some(stack) = &mut top.found.stack {
-                                stack.push(part);
-                            }
-                        }
+                    let top = found.get_or_insert_with(|| FoundDir {
+                        found: Found::single(part.layer, stat, None),
+                        handle: Some(handle),
+                    });
+                    top.found.stack.get_or_insert_default().push(part);
+                    if let Some(redirect) = redirect {
+                        self.follow(parent, top, part.layer, redirect)?;
+                        break;
                     }
                     if last {
                         break;
@@ -249,7 +259,7 @@ impl Union {
     }
 
     /// What one layer says about a name.
-    fn step(&self, dir: &OwnedFd, name: Name<'_>, part: DirPart) -> Result<Step> {
+    pub(super) fn step(&self, dir: &OwnedFd, name: Name<'_>, part: DirPart) -> Result<Step> {
         let bytes = name.bytes();
         let whiteouts = self.layers.get(part.layer).whiteouts;
         match whiteout::entry(dir.as_fd(), bytes, part.xattr_whiteouts)? {
@@ -265,11 +275,12 @@ impl Union {
                 let open = || sys::at::open_dir_path(dir, bytes, same_mount);
                 let handle = self.with_descriptors(open)?;
                 let marks = opaque::read(handle.as_fd())?;
-                self.check_supported(part.layer, name, marks)?;
                 // A directory beside its own whiteout was made after it: it hides what is below.
                 let hides =
                     || Ok(marks.opaque || whiteout::marker(dir.as_fd(), bytes)? != Marker::Nothing);
                 let last = whiteouts && hides()?;
+                let record = marks.redirect.clone().filter(|_| !last);
+                let redirect = self.redirect_of(part.layer, bytes, record)?;
                 let part = DirPart {
                     layer: part.layer,
                     xattr_whiteouts: marks.xattr_whiteouts,
@@ -280,6 +291,7 @@ impl Union {
                     handle,
                     part,
                     last,
+                    redirect,
                 });
             }
             whiteout::Entry::Nothing if whiteouts => {}
@@ -308,6 +320,9 @@ impl Union {
             match self.step(dir, name, *part)? {
                 Step::Nothing => {}
                 Step::Hidden | Step::File(_) => break,
+                Step::Directory {
+                    redirect: Some(_), ..
+                } => return Ok(true),
                 Step::Directory { last, .. } => {
                     directories += 1;
                     if last {
@@ -317,16 +332,6 @@ impl Union {
             }
         }
         Ok(directories > 1)
-    }
-
-    fn check_supported(&self, layer: LayerIndex, name: Name<'_>, marks: DirMarks) -> Result<()> {
-        if !marks.redirect {
-            return Ok(());
-        }
-        let layer = self.layers.get(layer).path.display();
-        let name = show(name.bytes());
-        tracing::error!("{layer}: {name} holds an overlayfs redirect record: not supported");
-        Err(Errno::IO)
     }
 
     /// What the upper's directory holds for `name`; nothing when the directory is not there yet.
@@ -380,6 +385,19 @@ pub(super) struct Known<'a> {
     pub inode: Arc<Inode>,
 }
 
+impl Known<'_> {
+    /// The same with another reference.
+    pub fn again(&self) -> Self {
+        self.inode
+            .refs
+            .fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        Self {
+            union: self.union,
+            inode: Arc::clone(&self.inode),
+        }
+    }
+}
+
 impl Drop for Known<'_> {
     fn drop(&mut self) {
         self.union.forget(self.inode.id, 1);
@@ -387,6 +405,6 @@ impl Drop for Known<'_> {
 }
 
 /// A name for a message.
-fn show(name: &[u8]) -> String {
+pub(super) fn show(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }

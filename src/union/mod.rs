@@ -20,9 +20,11 @@
 
 mod access;
 mod attr;
+mod complete;
 mod copy_up;
 mod create;
 mod descriptors;
+mod fate;
 mod inode;
 mod inode_table;
 mod io;
@@ -30,12 +32,16 @@ mod link;
 mod listing;
 mod lookup;
 mod mapped_values;
+mod metacopy;
 mod numbers;
 mod ownership;
 mod rank;
 mod readdir;
+mod redirect;
 mod remove;
 mod rename;
+mod rename_disk;
+mod stage;
 mod stale;
 pub mod types;
 mod xattr;
@@ -46,6 +52,7 @@ use std::sync::atomic::AtomicU64;
 use dashmap::DashMap;
 
 use crate::layer::{LayerStack, Upper};
+use crate::options::RenameDir;
 pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
 
 use descriptors::Descriptors;
@@ -80,6 +87,18 @@ pub struct Union {
     sum_statfs: bool,
     stale: Stale,
     owners: Owners,
+    elsewhere: Elsewhere,
+}
+
+/// How contents may be elsewhere than names say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Elsewhere {
+    /// How a directory with parts in the lowers is renamed.
+    pub rename_dir: RenameDir,
+    /// Changing the attributes of a file of a lower does not copy its data.
+    pub metacopy: bool,
+    /// Records that say so count in `user.*` too, where the owner of a file may have written them.
+    pub user_records: bool,
 }
 
 /// Settings of a union that are not layers.
@@ -87,12 +106,15 @@ pub struct Union {
 pub(crate) struct Settings {
     /// Descriptors that may be kept open for caching.
     pub descriptors: usize,
-    /// Crash safety is not wanted.
+    /// Crash safety is not wanted: data of a copy-up are not flushed before it is published, and
+    /// fsync does nothing.
     pub volatile: bool,
     /// statfs adds up the filesystems of all layers.
     pub sum_statfs: bool,
     /// How owners are kept and shown.
     pub owners: Owners,
+    /// How contents may be elsewhere than the upper's names say.
+    pub elsewhere: Elsewhere,
 }
 
 impl Union {
@@ -113,6 +135,7 @@ impl Union {
             by_name: false,
             alias: None,
             stack: Some(stack),
+            lower: None,
         };
         Ok(Self {
             inodes: InodeTable::new(numbers, root),
@@ -125,6 +148,7 @@ impl Union {
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),
             owners: settings.owners,
+            elsewhere: settings.elsewhere,
         })
     }
 
@@ -171,6 +195,6 @@ impl Union {
             && self
                 .inodes
                 .get(id)
-                .is_ok_and(|inode| !self.in_upper(&inode))
+                .is_ok_and(|inode| !self.in_upper(&inode) || inode.is_borrowed())
     }
 }

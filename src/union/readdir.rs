@@ -102,7 +102,7 @@ impl Union {
 
     /// The merged listing of a directory. The tree lock is not held while it is read: a handle
     /// stays right when an ancestor moves.
-    fn listing(&self, inode: &Arc<Inode>) -> Result<Vec<DirEntry>> {
+    pub(super) fn listing(&self, inode: &Arc<Inode>) -> Result<Vec<DirEntry>> {
         let dir = dir_of(inode)?;
         let tree = self.tree.read();
         let _names = dir.read_names();

@@ -148,6 +148,8 @@ impl Leaving {
         let stat: &Stat = &found.stat;
         let in_upper = found.layer == 0 && union.layers.upper.is_some();
         if let Some(inode) = inode.as_ref().filter(|_| in_upper) {
+            // Without a name its data could not be found any more.
+            union.learn(inode, stat)?;
             let dir = union.dir_fd(parent, 0)?;
             let link =
                 |temp: BorrowedFd<'_>, new: &[u8]| sys::at::link_at(&*dir, name.bytes(), temp, new);

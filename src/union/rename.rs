@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
 
-use crate::layer::name::{Name, whiteout_of};
-use crate::layer::{opaque, upper::Upper};
-use crate::options::WhiteoutForm;
+use crate::layer::name::Name;
+use crate::options::RenameDir;
 use crate::sys::{self, Errno, Result};
 
 use super::Union;
+use super::complete::Completion;
 use super::copy_up::Need;
 use super::inode::Inode;
 use super::inode_table::Found;
@@ -22,35 +22,55 @@ use super::lookup::{InUpper, Known, dir_of};
 use super::remove::Leaving;
 
 /// One side of a rename.
-struct Side<'a> {
-    parent: &'a Arc<Inode>,
-    name: Name<'a>,
-    fd: Arc<OwnedFd>,
-    found: Option<Found>,
-    inode: Option<Arc<Inode>>,
+pub(super) struct Side<'a> {
+    pub parent: &'a Arc<Inode>,
+    pub name: Name<'a>,
+    pub fd: Arc<OwnedFd>,
+    pub found: Option<Found>,
+    pub inode: Option<Arc<Inode>>,
     /// Keeps the inode known until the rename is done.
     _known: Option<Known<'a>>,
-    state: InUpper,
+    pub state: InUpper,
     /// A lower shows the name.
-    in_lower: bool,
+    pub in_lower: bool,
 }
 
 impl Side<'_> {
-    fn is_dir(&self) -> bool {
+    /// True when the object is in the upper, or a copy of it is about to be.
+    fn is_ready(&self, completion: Option<&Completion<'_>>) -> bool {
+        let completes = |inode| completion.is_some_and(|c| c.is_for(inode));
+        self.found.as_ref().is_some_and(|found| found.layer == 0)
+            || self.inode.as_ref().is_some_and(completes)
+    }
+
+    pub fn is_dir(&self) -> bool {
         self.found.as_ref().is_some_and(|f| f.stat.kind().is_dir())
     }
 
     /// Something below must stay hidden if a directory comes here.
-    fn hides_something(&self) -> bool {
+    pub fn hides_something(&self) -> bool {
         self.in_lower || self.state.marker || self.state.whiteout_entry
     }
 }
+
+/// What a rename has to do before it, by side.
+#[derive(Default)]
+struct Work<'a> {
+    source: Option<Completion<'a>>,
+    target: Option<Completion<'a>>,
+    /// A redirect could not be recorded.
+    no_redirect: bool,
+}
+
+/// A name with its directory.
+type Place<'a> = (&'a Arc<Inode>, Name<'a>);
 
 impl Union {
     /// Renames as renameat2(2) does; `flags` are its bits.
     ///
     /// # Errors
-    /// EXDEV for a directory with contents in a lower; otherwise as rename(2).
+    /// EXDEV for a directory with contents in a lower if it is not to be moved; otherwise as
+    /// rename(2).
     pub fn rename(
         &self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: u32,
     ) -> Result<()> {
@@ -79,68 +99,96 @@ impl Union {
         }
         self.ensure_upper(&from, Need::All)?;
         self.ensure_upper(&to, Need::All)?;
-        // Copying up happens without locks; should someone replace the source meanwhile, again.
-        for _ in 0..8 {
-            match self.bring_up(&from, name) {
-                // What is wrong with the target comes before what we cannot do.
-                Err(Errno::XDEV) if is_within(&to, &from, name) => return Err(Errno::INVAL),
-                Err(Errno::XDEV) if exchange && is_within(&from, &to, new_name) => {
-                    return Err(Errno::INVAL);
-                }
-                Err(Errno::XDEV) => return Err(self.refusal(&to, new_name, flags)),
-                result => result?,
-            }
-            if exchange {
-                self.bring_up(&to, new_name)?;
-            }
-            match self.rename_locked(&from, name, &to, new_name, flags) {
-                Err(Errno::AGAIN) => {}
+        let (from, to) = ((&from, name), (&to, new_name));
+        let mut work = Work::default();
+        // Copying happens without locks; what is changed meanwhile is looked at again. There is an
+        // end to changes that matter to the completion of a directory, not to others.
+        let mut tries = 0;
+        loop {
+            let completes = self.bring_up(from, to, flags, &mut work)?;
+            match self.rename_locked(from, to, flags, &mut work) {
+                Err(Errno::AGAIN) if completes || tries < 8 => tries += 1,
+                Err(Errno::AGAIN) => return Err(Errno::BUSY),
                 result => return result,
             }
         }
-        Err(Errno::BUSY)
     }
 
-    /// Why a directory with lower contents does not move to `name`.
-    fn refusal(&self, parent: &Arc<Inode>, name: Name<'_>, flags: RenameFlags) -> Errno {
-        let Ok(dir) = dir_of(parent) else {
-            return Errno::NOTDIR;
-        };
+    /// Copies what the rename needs in the upper. Returns whether that completes a directory.
+    fn bring_up<'a>(
+        &'a self, from: Place<'_>, to: Place<'_>, flags: RenameFlags, work: &mut Work<'a>,
+    ) -> Result<bool> {
+        let no_redirect = work.no_redirect;
+        let is_refused = || self.check_target(from, to, flags);
+        let mut completes = self.bring_up_side(from, no_redirect, &mut work.source, is_refused)?;
+        if flags.contains(RenameFlags::EXCHANGE) {
+            let target = &mut work.target;
+            completes |= self.bring_up_side(to, no_redirect, target, is_refused)?;
+        }
+        Ok(completes)
+    }
+
+    fn bring_up_side<'a>(
+        &'a self, (parent, name): Place<'_>, no_redirect: bool, slot: &mut Option<Completion<'a>>,
+        is_refused: impl Fn() -> Result<()>,
+    ) -> Result<bool> {
+        let known = self.lookup_known(parent, name)?.ok_or(Errno::NOENT)?;
+        let inode = &known.inode;
+        if !inode.kind.is_dir() || !self.shows_lower(inode)? {
+            *slot = None;
+            self.ensure_upper(inode, Need::All)?;
+            self.pin_data(inode)?;
+            return Ok(false);
+        }
+        // What is wrong with the target comes before what we cannot do, or do for nothing.
+        is_refused()?;
+        match self.elsewhere.rename_dir {
+            RenameDir::Exdev => Err(Errno::XDEV),
+            RenameDir::Redirect if !no_redirect => {
+                self.ensure_upper(inode, Need::All)?;
+                Ok(false)
+            }
+            RenameDir::Redirect | RenameDir::Copy => {
+                let completion = match slot {
+                    Some(completion) if completion.is_for(inode) => completion,
+                    slot => slot.insert(Completion::new(self, parent, name, known)),
+                };
+                completion.prepare()?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Refuses a directory's rename for what is at the target.
+    fn check_target(&self, from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<()> {
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        if is_within(to.0, from.0, from.1) || (exchange && is_within(from.0, to.0, to.1)) {
+            return Err(Errno::INVAL);
+        }
+        let (parent, name) = to;
+        let dir = dir_of(parent)?;
         let _tree = self.tree.read();
         let _names = dir.read_names();
-        let Ok(Some(found)) = self.find(parent, name, 0) else {
-            return Errno::XDEV;
+        let Some(found) = self.find(parent, name, 0)? else {
+            return if exchange { Err(Errno::NOENT) } else { Ok(()) };
         };
         let found = found.found;
         let known = self.known(parent, name, &found);
         let inode = known.as_ref().map(|k| &k.inode);
         if flags.contains(RenameFlags::NOREPLACE) {
-            return Errno::EXIST;
+            return Err(Errno::EXIST);
         }
-        if flags.contains(RenameFlags::EXCHANGE) {
-            return Errno::XDEV;
+        if exchange {
+            return Ok(());
         }
         match (
             found.stat.kind().is_dir(),
-            self.is_empty(parent, name, &found, inode),
+            self.is_empty(parent, name, &found, inode)?,
         ) {
-            (false, _) => Errno::NOTDIR,
-            (true, Ok(false)) => Errno::NOTEMPTY,
-            _ => Errno::XDEV,
+            (false, _) => Err(Errno::NOTDIR),
+            (true, false) => Err(Errno::NOTEMPTY),
+            (true, true) => Ok(()),
         }
-    }
-
-    /// Copies up the object that is to move; a directory only if nothing of a lower shows in it.
-    fn bring_up(&self, parent: &Arc<Inode>, name: Name<'_>) -> Result<()> {
-        let entry = self.lookup(parent.id, name.bytes())?.ok_or(Errno::NOENT)?;
-        let result = self.inodes.get(entry.id).and_then(|inode| {
-            if inode.kind.is_dir() && self.shows_lower(&inode)? {
-                return Err(Errno::XDEV);
-            }
-            self.ensure_upper(&inode, Need::All)
-        });
-        self.forget(entry.id, 1);
-        result
     }
 
     /// True when a lower contributes entries to the directory.
@@ -151,7 +199,7 @@ impl Union {
         self.shows_lower_locked(inode)
     }
 
-    fn shows_lower_locked(&self, inode: &Arc<Inode>) -> Result<bool> {
+    pub(super) fn shows_lower_locked(&self, inode: &Arc<Inode>) -> Result<bool> {
         let stack = inode.stack();
         if stack.iter().all(|part| part.layer == 0) {
             return Ok(false);
@@ -159,9 +207,9 @@ impl Union {
         self.lower_contributes(&stack, |layer| self.dir_fd(inode, layer))
     }
 
-    fn rename_locked(
-        &self, from: &Arc<Inode>, name: Name<'_>, to: &Arc<Inode>, new_name: Name<'_>,
-        flags: RenameFlags,
+    fn rename_locked<'a>(
+        &'a self, (from, name): Place<'_>, (to, new_name): Place<'_>, flags: RenameFlags,
+        work: &mut Work<'a>,
     ) -> Result<()> {
         // Written, not read: no path changes under anyone's feet, and all names stand still.
         let _tree = self.tree.write();
@@ -180,9 +228,9 @@ impl Union {
             return Err(Errno::NOENT);
         }
         let src = self.side(from, name)?;
-        let dst = self.side(to, new_name)?;
+        let mut dst = self.side(to, new_name)?;
         let found = src.found.as_ref().ok_or(Errno::NOENT)?;
-        if found.layer != 0 {
+        if !src.is_ready(work.source.as_ref()) {
             return Err(Errno::AGAIN);
         }
         if let Some(target) = &dst.found {
@@ -198,9 +246,9 @@ impl Union {
         Self::check_loop(&src, to)?;
         if flags.contains(RenameFlags::EXCHANGE) {
             Self::check_loop(&dst, from)?;
-            return self.exchange(&src, &dst);
+            return self.exchange(&src, &dst, work);
         }
-        self.replace(&src, &dst, flags.contains(RenameFlags::WHITEOUT))
+        self.replace(&src, &mut dst, flags.contains(RenameFlags::WHITEOUT), work)
     }
 
     fn side<'a>(&'a self, parent: &'a Arc<Inode>, name: Name<'a>) -> Result<Side<'a>> {
@@ -234,59 +282,35 @@ impl Union {
         Ok(())
     }
 
-    fn exchange(&self, src: &Side<'_>, dst: &Side<'_>) -> Result<()> {
-        let target = dst.found.as_ref().ok_or(Errno::NOENT)?;
-        if target.layer != 0 {
+    fn exchange<'a>(&'a self, src: &Side<'_>, dst: &Side<'_>, work: &mut Work<'a>) -> Result<()> {
+        if dst.found.is_none() {
+            return Err(Errno::NOENT);
+        }
+        if !dst.is_ready(work.target.as_ref()) {
             return Err(Errno::AGAIN);
         }
-        let src_lower = self.make_movable(src, dst)?;
-        let dst_lower = self.make_movable(dst, src)?;
+        let there = self.make_movable(src, dst, work.source.as_mut(), &mut work.no_redirect)?;
+        let back = self.make_movable(dst, src, work.target.as_mut(), &mut work.no_redirect)?;
         self.mark_target(src, dst)?;
         self.mark_target(dst, src)?;
+        // A marker beside the new place would make a redirected directory opaque.
+        for (fate, side) in [(&there, dst), (&back, src)] {
+            if fate.is_redirected() && side.state.marker {
+                self.settle_marker(side)?;
+            }
+        }
         let (from, to) = (src.name.bytes(), dst.name.bytes());
         sys::at::rename_at(&*src.fd, from, &*dst.fd, to, RenameFlags::EXCHANGE)?;
-        self.moved(src, dst, src_lower);
-        self.moved(dst, src, dst_lower);
+        self.moved(src, dst, there, work.source.as_mut());
+        self.moved(dst, src, back, work.target.as_mut());
         Ok(())
-    }
-
-    /// Makes a directory stand alone in the upper, if lowers have something at its old or at its
-    /// new name.
-    ///
-    /// Returns whether lowers have a part in it, which ends with the rename.
-    fn make_movable(&self, moved: &Side<'_>, there: &Side<'_>) -> Result<bool> {
-        let Some(inode) = moved.inode.as_ref().filter(|_| moved.is_dir()) else {
-            return Ok(false);
-        };
-        if self.shows_lower_locked(inode)? {
-            return Err(Errno::XDEV);
-        }
-        if there.hides_something() {
-            let upper = self.upper()?;
-            let (parent, name) = (moved.fd.as_fd(), moved.name.bytes());
-            self.with_descriptors(|| upper.set_opaque(parent, name))?;
-        }
-        Ok(inode.stack().len() > 1)
-    }
-
-    /// The object is at its new place: nothing of the lowers showed in a directory, and there
-    /// they have no part in it.
-    fn moved(&self, side: &Side<'_>, to: &Side<'_>, has_lower: bool) {
-        let Some(inode) = &side.inode else { return };
-        if let Some(dir) = inode.dir.as_ref().filter(|_| has_lower) {
-            dir.stack.write().truncate(1);
-        }
-        let lower_path = has_lower.then(|| inode.lower_path());
-        let from = (&**side.parent, side.name.bytes());
-        if let Some(parent) = inode.move_alias(from, (to.parent, to.name.bytes()), lower_path) {
-            self.forget(parent.id, 1);
-        }
     }
 
     /// Marks the directory that a copy with a number of its own comes into.
     fn mark_target(&self, moved: &Side<'_>, into: &Side<'_>) -> Result<()> {
         let keeps = match &moved.inode {
-            Some(inode) => inode.keeps_ino(),
+            // One of the lowers has just been given its copy.
+            Some(inode) => inode.keeps_ino() || inode.layer() > 0,
             None => dir_of(moved.parent)?.has_copies(),
         };
         if keeps {
@@ -296,7 +320,9 @@ impl Union {
         }
     }
 
-    fn replace(&self, src: &Side<'_>, dst: &Side<'_>, want_whiteout: bool) -> Result<()> {
+    fn replace<'a>(
+        &'a self, src: &Side<'_>, dst: &mut Side<'_>, want_whiteout: bool, work: &mut Work<'a>,
+    ) -> Result<()> {
         let upper = self.upper()?;
         match (src.is_dir(), dst.found.as_ref().map(|_| dst.is_dir())) {
             (true, Some(false)) => return Err(Errno::NOTDIR),
@@ -318,10 +344,27 @@ impl Union {
                 Some(Leaving::prepare(self, dst.parent, dst.name, inode, found)?)
             }
         };
-        let src_lower = self.make_movable(src, dst)?;
+        let fate = self.make_movable(src, dst, work.source.as_mut(), &mut work.no_redirect)?;
         self.mark_target(src, dst)?;
         let hide = src.in_lower || want_whiteout;
-        Self::rename_in_upper(upper, src, dst, hide)?;
+        if fate.is_redirected() {
+            if dst_marker {
+                // Beside the new place it would make the directory opaque.
+                self.settle_marker(dst)?;
+                dst.state.whiteout_entry |= dst.state.real.is_none();
+                dst_marker = false;
+            }
+            match Self::rename_redirected(src, dst, hide) {
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                    // No whiteout can be left in the same step.
+                    work.no_redirect = true;
+                    return Err(Errno::AGAIN);
+                }
+                result => result?,
+            }
+        } else {
+            Self::rename_in_upper(upper, src, dst, hide)?;
+        }
         if dst_marker && let Err(e) = upper.remove_marker(dst.fd.as_fd(), dst.name.bytes()) {
             // The object wins over its whiteout: right, only untidy.
             tracing::warn!("a whiteout beside a renamed object could not be removed: {e}");
@@ -329,90 +372,7 @@ impl Union {
         if let Some(leaving) = leaving {
             leaving.done(self);
         }
-        self.moved(src, dst, src_lower);
-        Ok(())
-    }
-
-    /// Replaces the victim directory, which shows nothing but may hold markers, by one that is
-    /// empty on disk and hides the same. Returns whether a whiteout file was added for that.
-    fn clear_victim(&self, upper: &Upper, dst: &Side<'_>) -> Result<bool> {
-        let Some(stat) = dst.state.real else {
-            return Ok(false);
-        };
-        let (parent, name) = (dst.fd.as_fd(), dst.name.bytes());
-        let old = self.with_descriptors(|| sys::at::open_dir_path(parent, name, true))?;
-        let readable = self.with_descriptors(|| sys::fd::reopen_dir(&old))?;
-        let mut has_content = false;
-        sys::dir::for_each_entry(&readable, |_| {
-            has_content = true;
-            Ok(())
-        })?;
-        if !has_content {
-            return Ok(false);
-        }
-        sys::cred::enter_own();
-        let clean = upper.temp(|dir, temp| sys::at::mkdir_at(dir, temp, 0o700))?;
-        let stat = self.owners.recorded(0, old.as_fd(), b"", stat)?;
-        self.copy_attributes(0, (old.as_fd(), b""), (clean.dir(), clean.name()), &stat)?;
-        let use_marker = upper.form() == WhiteoutForm::Aufs && whiteout_of(name).is_some();
-        let added = dst.in_lower && use_marker;
-        if added {
-            upper.write_whiteout(parent, name, true)?;
-        } else if dst.in_lower {
-            opaque::set_attr(clean.dir(), clean.name())?;
-        }
-        let new = sys::stat::stat_at(clean.dir(), clean.name())?;
-        clean.publish(parent, name, RenameFlags::EXCHANGE)?;
-        if let Some(inode) = &dst.inode {
-            self.forget_dir_fd(inode, 0);
-            // It stands alone on disk from now on, whether or not the rename comes to its end.
-            if let Some(dir) = &inode.dir {
-                dir.stack.write().truncate(1);
-            }
-            self.inodes
-                .rekey(inode, self.inodes.numbers.of(new.dev, new.ino), false);
-        }
-        Ok(added)
-    }
-
-    /// The renaming itself, with a whiteout left at the source when `hide`.
-    fn rename_in_upper(upper: &Upper, src: &Side<'_>, dst: &Side<'_>, hide: bool) -> Result<()> {
-        let (from, to) = (src.name.bytes(), dst.name.bytes());
-        let rename = |flags| sys::at::rename_at(&*src.fd, from, &*dst.fd, to, flags);
-        if dst.state.whiteout_entry && src.is_dir() {
-            // A directory cannot replace the whiteout device; they change places.
-            rename(RenameFlags::EXCHANGE)?;
-            if !hide && let Err(e) = sys::at::unlink_at(&*src.fd, from) {
-                tracing::warn!("a needless whiteout could not be removed: {e}");
-            }
-            return Ok(());
-        }
-        if !hide || src.state.marker {
-            // A whiteout file that is already there goes on hiding what is below.
-            return rename(RenameFlags::empty());
-        }
-        let undo = || {
-            // An object beside its whiteout shows all the same.
-            let _ = upper.remove_marker(src.fd.as_fd(), from);
-        };
-        let can_mark = whiteout_of(from).is_some();
-        if upper.form() == WhiteoutForm::Aufs && can_mark {
-            upper.write_marker_beside(src.fd.as_fd(), from)?;
-            return rename(RenameFlags::empty()).inspect_err(|_| undo());
-        }
-        sys::cred::enter_own();
-        match rename(RenameFlags::WHITEOUT) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if can_mark => {}
-            result => return result,
-        }
-        // A filesystem without RENAME_WHITEOUT: a whiteout file bridges the moment.
-        upper.write_marker_beside(src.fd.as_fd(), from)?;
-        rename(RenameFlags::empty()).inspect_err(|_| undo())?;
-        // The rename is done, and the file hides as well as the device that would replace it.
-        let tidy = upper.write_whiteout(src.fd.as_fd(), from, false);
-        if let Err(e) = tidy.and_then(|_| upper.remove_marker(src.fd.as_fd(), from)) {
-            tracing::warn!("a whiteout file could not be replaced by a device: {e}");
-        }
+        self.moved(src, dst, fate, work.source.as_mut());
         Ok(())
     }
 }

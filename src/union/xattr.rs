@@ -62,7 +62,7 @@ impl Union {
         let value = self.owners.stored_value(attr, value)?;
         let inode = self.inodes.get(id)?;
         self.check_holder(&inode, attr)?;
-        self.ensure_upper(&inode, Need::All)?;
+        self.ensure_upper(&inode, Need::Attributes)?;
         self.with_real(&inode, |real| {
             sys::xattr::set(real.fd(), &real.name, &stored, &value, flags)?;
             if attr == ACCESS_ACL && caller.uid != 0 {
@@ -91,7 +91,7 @@ impl Union {
             let is_acl = attr.starts_with(ACL_PREFIX);
             return if is_acl { Ok(()) } else { Err(Errno::NODATA) };
         }
-        self.ensure_upper(&inode, Need::All)?;
+        self.ensure_upper(&inode, Need::Attributes)?;
         let stored = self.owners.stored_name(0, attr)?;
         self.with_real(&inode, |real| {
             sys::xattr::remove(real.fd(), &real.name, &stored)

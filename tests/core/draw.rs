@@ -167,8 +167,11 @@ pub fn step() -> BoxedStrategy<Step> {
         2 => (new(), special(), mode()).prop_map(|(p, kind, mode)| Drawn::Mknod(p, kind, mode)),
         2 => (new(), target()).prop_map(|(p, target)| Drawn::Symlink(p, target)),
         8 => file().prop_map(Drawn::Unlink),
-        6 => directory().prop_map(Drawn::Rmdir),
-        16 => (renamed(), pick(), flags).prop_map(|(from, to, flags)| Drawn::Rename(from, to, flags)),
+        5 => directory().prop_map(Drawn::Rmdir),
+        14 => (renamed(), pick(), flags.clone())
+            .prop_map(|(from, to, flags)| Drawn::Rename(from, to, flags)),
+        8 => (any::<u16>().prop_map(Pick::Dir), new(), flags)
+            .prop_map(|(from, to, flags)| Drawn::Rename(from, to, flags)),
         4 => (file(), new()).prop_map(|(from, to)| Drawn::Link(from, to)),
         2 => (any::<u8>(), new()).prop_map(|(kept, to)| Drawn::LinkKept(kept, to)),
         8 => (any::<u16>().prop_map(Pick::File), action())
@@ -179,7 +182,7 @@ pub fn step() -> BoxedStrategy<Step> {
         12 => file().prop_map(Drawn::Keep),
         1 => any::<u8>().prop_map(Drawn::Close),
         2 => Just(Drawn::Forget),
-        1 => Just(Drawn::Remount),
+        2 => Just(Drawn::Remount),
     ];
     (who(), what)
         .prop_map(|(who, what)| Step { who, what })

@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use tempfile::TempDir;
 use unionfs::options::ownership::Records;
-use unionfs::options::{Options, WhiteoutForm};
+use unionfs::options::{Options, RenameDir, WhiteoutForm};
 
 use crate::draw::{Binder, Step, step};
 use crate::invariants::{Raw, check_absent, differences, kept_difference};
@@ -32,6 +32,8 @@ pub struct Case {
     pub overlay_form: bool,
     pub workdir: bool,
     pub volatile: bool,
+    pub rename_dir: RenameDir,
+    pub metacopy: bool,
     /// Entries read at once from directories.
     pub piece: usize,
     pub steps: Vec<Step>,
@@ -46,15 +48,30 @@ pub fn case(dialects: Dialects, steps: usize) -> BoxedStrategy<Case> {
         prop::bool::weighted(0.3),
         prop::bool::weighted(0.9),
         prop::sample::select(vec![1_usize, 3, 1000]),
+        prop::sample::select(vec![
+            RenameDir::Copy,
+            RenameDir::Copy,
+            RenameDir::Redirect,
+            RenameDir::Redirect,
+            RenameDir::Exdev,
+        ]),
+        any::<bool>(),
     );
     let steps = prop::collection::vec(step(), 1..=steps);
-    let build = |(lowers, upper, settings, steps): (_, _, (bool, bool, bool, usize), _)| Case {
+    let build = |(lowers, upper, settings, steps): (
+        _,
+        _,
+        (bool, bool, bool, usize, RenameDir, bool),
+        _,
+    )| Case {
         lowers,
         upper,
         overlay_form: settings.0,
         workdir: settings.1,
         volatile: settings.2,
         piece: settings.3,
+        rename_dir: settings.4,
+        metacopy: settings.5,
         steps,
     };
     (lowers, model::upper(dialects), settings, steps)
@@ -111,6 +128,8 @@ impl Disk {
                 WhiteoutForm::Aufs
             },
             volatile: case.volatile,
+            rename_dir: case.rename_dir,
+            metacopy: case.metacopy,
             ..Options::default()
         };
         Self {
@@ -139,7 +158,7 @@ pub trait Subject: Side {
 pub struct Core {
     side: UnionSide,
     piece: usize,
-    /// Inode numbers by path: the oracle's and the union's, while the kernel forgets nothing.
+    /// Inode numbers by path: the oracle's and the union's.
     numbers: BTreeMap<Names, (u64, u64)>,
     tree: Tree,
     /// Owners and modes are kept in attributes.
@@ -148,9 +167,6 @@ pub struct Core {
 
 impl Side for Core {
     fn run(&mut self, who: Who, what: &Do) -> Result {
-        if matches!(what, Do::Forget | Do::Remount) {
-            self.numbers.clear();
-        }
         self.side.run(who, what)
     }
 }
@@ -185,16 +201,20 @@ impl Subject for Core {
             Do::On { action, .. } => action.attr().unwrap_or_default(),
             _ => "",
         };
-        match result {
-            Err(Errno::OPNOTSUPP) if self.records && attr.starts_with("system.") => {
-                return Some("no ACLs on an upper with records");
+        match (what, result) {
+            (_, Err(Errno::OPNOTSUPP)) if self.records && attr.starts_with("system.") => {
+                Some("no ACLs on an upper with records")
             }
-            Err(Errno::PERM) if self.records && attr.starts_with("security.") => {
-                return Some("a symlink has no place for what is kept under a user. name");
+            (_, Err(Errno::PERM)) if self.records && attr.starts_with("security.") => {
+                Some("a symlink has no place for what is kept under a user. name")
             }
-            _ => {}
+            (Do::Rename { .. }, Err(Errno::XDEV))
+                if self.side.options.rename_dir != RenameDir::Exdev =>
+            {
+                None
+            }
+            _ => allowed_difference(what, result),
         }
-        allowed_difference(what, result)
     }
 }
 

@@ -307,7 +307,7 @@ const DIR_MODES: &[u32] = &[0o755, 0o700, 0o1777, 0o2775, 0o555, 0o3770];
 
 fn data() -> impl Strategy<Value = Data> + Clone {
     prop_oneof![
-        3 => (any::<u8>(), prop::sample::select(vec![0, 1, 10, 4096, 5000]))
+        3 => (any::<u8>(), prop::sample::select(vec![0, 1, 10, 4096, 5000, 20_000]))
             .prop_map(|(seed, len)| Data::Bytes { seed, len }),
         1 => (any::<u8>(), prop::sample::select(vec![0, 8192, 100_000]))
             .prop_map(|(seed, at)| Data::Sparse { seed, at, len: 131_072 }),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use unionfs::options::{Options, WhiteoutForm};
+use unionfs::options::{Options, RenameDir, WhiteoutForm};
 
 use crate::harness::{Disk, Subject, allowed_difference, case, compare, run_cases};
 use crate::model::{Dialects, names};
@@ -224,6 +224,8 @@ impl Binary {
             work,
             whiteout,
             volatile,
+            rename_dir,
+            metacopy,
             ..
         } = &self.options;
         let lowers: Vec<_> = lowers
@@ -241,6 +243,14 @@ impl Binary {
         }
         if *volatile {
             text.push_str(",volatile");
+        }
+        text.push_str(match rename_dir {
+            RenameDir::Copy => "",
+            RenameDir::Redirect => ",rename_dir=redirect",
+            RenameDir::Exdev => ",rename_dir=exdev",
+        });
+        if *metacopy {
+            text.push_str(",metacopy=on");
         }
         text
     }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use unionfs::mount::open_union;
-use unionfs::options::Options;
+use unionfs::options::{Options, RenameDir};
 use unionfs::union::types::SetTime;
 use unionfs::union::{Attr, Caller, Entry, FileKind, Make, OpenMode, ROOT, SetAttr, Time, Union};
 
@@ -492,6 +492,13 @@ impl Side for UnionSide {
             }
             Do::Remount => {
                 self.close();
+                // What one way of renaming directories wrote, the others find.
+                self.options.rename_dir = match self.options.rename_dir {
+                    RenameDir::Copy => RenameDir::Redirect,
+                    RenameDir::Redirect => RenameDir::Exdev,
+                    RenameDir::Exdev => RenameDir::Copy,
+                };
+                self.options.metacopy = !self.options.metacopy;
                 self.reopen();
                 Ok(Outcome::Done)
             }

@@ -120,6 +120,17 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,upperdir=/u,diropq=a",
     },
     Row {
+        names: &["rename_dir"],
+        takes: Value("copy|redirect|exdev"),
+        peers: &[Own],
+        status: Supported,
+        text: "How a directory of which a lower has a part is renamed. `copy` (default): it is \
+               completed in the upper first, so that any tool can read the result. `redirect`: the \
+               upper says where the rest is, as overlayfs does with `redirect_dir=on`; at once, \
+               whatever the size. `exdev`: not at all, programs then copy.",
+        example: "lowerdir=/l1,upperdir=/u,rename_dir=redirect",
+    },
+    Row {
         names: &["volatile"],
         takes: Nothing,
         peers: &[Own, Overlayfs, FuseOverlayfs1, FuseOverlayfs2],

@@ -94,17 +94,19 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Overlayfs],
         status: Supported,
-        text: "Marks in `user.overlay.` attributes are read too. They always are; they are \
-               written where `trusted.` is not allowed.",
+        text: "Marks in `user.overlay.` attributes are read too. Opaque marks always are; redirect \
+               and metacopy records, by which the owner of a file could reach others' files, only \
+               with this option or in a mount without privilege.",
         example: "lowerdir=/l1,userxattr",
     },
     Row {
         names: &["redirect_dir"],
         takes: Value("on|off|follow|nofollow"),
         peers: &[Overlayfs, FuseOverlayfs1, FuseOverlayfs2],
-        status: Accepted,
-        text: "Renaming a directory that is also in a lower gives EXDEV.",
-        example: "lowerdir=/l1,redirect_dir=off",
+        status: Supported,
+        text: "`on`: as `rename_dir=redirect`. All else is `rename_dir=copy`. Records that are there \
+               are always followed.",
+        example: "lowerdir=/l1,redirect_dir=on",
     },
     Row {
         names: &["index", "nfs_export"],
@@ -118,9 +120,11 @@ pub(super) const ROWS: &[Row] = &[
         names: &["metacopy"],
         takes: Value("on|off"),
         peers: &[Overlayfs],
-        status: Accepted,
-        text: "Data are copied up with the attributes.",
-        example: "lowerdir=/l1,metacopy=off",
+        status: Supported,
+        text: "`on`: changing the owner, mode, times or extended attributes of a large file of a \
+               lower copies none of its data, and the upper says so in overlayfs's way; image tools \
+               do not know it. Default: `off`. Records that are there are always followed.",
+        example: "lowerdir=/l1,upperdir=/u,metacopy=on",
     },
     Row {
         names: &["uuid"],

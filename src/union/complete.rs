@@ -1,0 +1,464 @@
+//! Completing a directory in the upper, so that it can move without its parts in the lowers.
+//!
+//! A directory that has no part in the upper cannot change, nor can anything below it: every change
+//! first gives it one. So whatever of the tree is in the lowers alone is copied out of sight, while
+//! all goes on, and a copy is still true if its place in the upper is still empty when all names
+//! stand still for the rename. Then the copies get their places, which moves no data, and the
+//! rename is one of a directory of the upper. Until it is done every failure takes the copies back,
+//! and a crash leaves the old tree, at worst with some of its files copied up.
+//!
+//! What was changed meanwhile takes its copy's place: the copies of its siblings become copies of
+//! their own ([`Bucket`]). As each such change makes one more directory of the lowers one of the
+//! upper, there is an end to that.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::RenameFlags;
+
+use crate::layer::name::{Name, NameBuf};
+use crate::layer::upper::Temp;
+use crate::layer::{elsewhere, opaque, whiteout};
+use crate::sys::{self, Errno, FileKind, Result, Stat};
+
+use super::Union;
+use super::copy_up::restore_times;
+use super::inode::{DirPart, DirStack, Inode};
+use super::lookup::{Known, dir_of};
+
+/// Where a copy is kept: a path below a temporary.
+#[derive(Clone, Debug)]
+pub(super) struct StagePath {
+    pub temp: usize,
+    pub names: Vec<NameBuf>,
+}
+
+/// The copies that belong into one directory of the upper.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    pub dir: Arc<Inode>,
+    pub place: StagePath,
+    /// The copies by name.
+    pub roots: HashMap<NameBuf, usize>,
+}
+
+/// What a copy lies in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Holder {
+    Bucket(usize),
+    Node(usize),
+}
+
+/// The copy of one object.
+#[derive(Debug)]
+pub(super) struct Node<'a> {
+    pub known: Known<'a>,
+    pub holder: Holder,
+    pub name: NameBuf,
+    /// The number of the copy.
+    pub key: u64,
+}
+
+/// What is missing in the upper, and what is there.
+#[derive(Debug, Default)]
+pub(super) struct Survey<'a> {
+    /// Names that are in lowers alone and have no copy.
+    pub missing: Vec<(Arc<Inode>, NameBuf)>,
+    /// Files of the upper that find their data by their name.
+    unpinned: Vec<(Arc<Inode>, NameBuf)>,
+    /// Copies that are still good: bucket and name.
+    ready: Vec<(usize, NameBuf)>,
+    /// Directories of the upper in which lowers have a part.
+    merged: Vec<Known<'a>>,
+}
+
+/// A directory on its way to being complete in the upper.
+#[derive(Debug)]
+pub(super) struct Completion<'a> {
+    pub union: &'a Union,
+    parent: Arc<Inode>,
+    name: NameBuf,
+    top: Known<'a>,
+    pub temps: Vec<Temp>,
+    pub buckets: Vec<Bucket>,
+    /// Buckets by the serials of their directories.
+    pub by_dir: HashMap<u64, usize>,
+    /// What holds a node comes before it.
+    pub nodes: Vec<Node<'a>>,
+    /// The first copies by inode.
+    pub by_id: HashMap<u64, usize>,
+    /// Files copied so far.
+    pub files: usize,
+    /// Data of copies are to be flushed.
+    pub unsynced: bool,
+}
+
+impl<'a> Completion<'a> {
+    /// For the directory `top`, which is `name` in `parent`.
+    pub fn new(union: &'a Union, parent: &Arc<Inode>, name: Name<'_>, top: Known<'a>) -> Self {
+        Self {
+            union,
+            parent: Arc::clone(parent),
+            name: NameBuf::from_slice(name.bytes()),
+            top,
+            temps: Vec::new(),
+            buckets: Vec::new(),
+            by_dir: HashMap::new(),
+            nodes: Vec::new(),
+            by_id: HashMap::new(),
+            files: 0,
+            unsynced: false,
+        }
+    }
+
+    /// True when this is about `inode`.
+    pub fn is_for(&self, inode: &Arc<Inode>) -> bool {
+        Arc::ptr_eq(&self.top.inode, inode)
+    }
+
+    /// Copies what is missing at this moment.
+    ///
+    /// Precondition: no lock is held.
+    pub fn prepare(&mut self) -> Result<()> {
+        let survey = self.survey(false)?;
+        for (dir, name) in survey.missing {
+            self.stage(&dir, &name)?;
+        }
+        for (dir, name) in survey.unpinned {
+            if let Some(known) = self.union.lookup_known(&dir, Name::new(&name)?)? {
+                self.union.pin_data(&known.inode)?;
+            }
+        }
+        self.flush()
+    }
+
+    /// Compares the tree with the copies.
+    ///
+    /// Precondition: no lock is held, or with `locked` the tree lock is written.
+    fn survey(&mut self, locked: bool) -> Result<Survey<'a>> {
+        let union = self.union;
+        let mut survey = Survey::default();
+        let top = self.top.again();
+        let mut todo = Vec::new();
+        if union.in_upper(&top.inode) {
+            todo.push(top);
+        } else {
+            let (parent, name) = (Arc::clone(&self.parent), self.name.clone());
+            self.note(&parent, name, &mut survey);
+        }
+        while let Some(known) = todo.pop() {
+            if self.survey_dir(&known.inode, locked, &mut survey, &mut todo)? {
+                survey.merged.push(known);
+            }
+        }
+        Ok(survey)
+    }
+
+    /// The same for one directory of the upper; false when lowers have no part in it, nor then in
+    /// what is below it.
+    fn survey_dir(
+        &mut self, dir: &Arc<Inode>, locked: bool, survey: &mut Survey<'a>,
+        todo: &mut Vec<Known<'a>>,
+    ) -> Result<bool> {
+        let union = self.union;
+        let (_tree, _names);
+        if !locked {
+            _tree = union.tree.read();
+            _names = dir_of(dir)?.read_names();
+        }
+        let stack = dir.stack();
+        if dir.is_unlinked() || stack.iter().all(|part| part.layer == 0) {
+            return Ok(false);
+        }
+        for (name, layer, kind) in union.names_by_layer(&stack, |layer| union.dir_fd(dir, layer))? {
+            if layer > 0 {
+                self.note(dir, name, survey);
+            } else if kind.is_dir()
+                && let Some(entry) = union.lookup_locked(dir, Name::new(&name)?)?
+            {
+                todo.push(union.adopt(entry.id)?);
+            } else if kind == FileKind::Regular
+                && union.needs_pin(&*union.dir_fd(dir, 0)?, &name)?
+            {
+                survey.unpinned.push((Arc::clone(dir), name));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Notes the name of a lower as copied or missing.
+    fn note(&mut self, dir: &Arc<Inode>, name: NameBuf, survey: &mut Survey<'_>) {
+        match self.bucket_of(dir) {
+            Some(bucket) if self.buckets[bucket].roots.contains_key(&name) => {
+                survey.ready.push((bucket, name));
+            }
+            _ => survey.missing.push((Arc::clone(dir), name)),
+        }
+    }
+
+    /// The copies for a directory of the upper, if there are any. Those of a directory that was
+    /// copied itself, and got a part in the upper since, are no longer that copy's.
+    pub fn bucket_of(&mut self, dir: &Arc<Inode>) -> Option<usize> {
+        if let Some(bucket) = self.by_dir.get(&dir.serial) {
+            return Some(*bucket);
+        }
+        let node = *self.by_id.get(&dir.id)?;
+        let bucket = self.buckets.len();
+        let mut roots = HashMap::new();
+        for (at, child) in self.nodes.iter().enumerate() {
+            if child.holder == Holder::Node(node) {
+                roots.insert(child.name.clone(), at);
+            }
+        }
+        let place = self.stage_path(node);
+        for at in roots.values() {
+            self.nodes[*at].holder = Holder::Bucket(bucket);
+        }
+        Some(self.add_bucket(dir, place, roots))
+    }
+
+    /// Begins the copies for a directory of the upper.
+    pub fn add_bucket(
+        &mut self, dir: &Arc<Inode>, place: StagePath, roots: HashMap<NameBuf, usize>,
+    ) -> usize {
+        let bucket = self.buckets.len();
+        self.by_dir.insert(dir.serial, bucket);
+        self.buckets.push(Bucket {
+            dir: Arc::clone(dir),
+            place,
+            roots,
+        });
+        bucket
+    }
+
+    /// Where a copy is.
+    pub fn stage_path(&self, node: usize) -> StagePath {
+        let mut names = Vec::new();
+        let mut at = node;
+        loop {
+            let Node { holder, name, .. } = &self.nodes[at];
+            names.push(name.clone());
+            match holder {
+                Holder::Node(next) => at = *next,
+                Holder::Bucket(bucket) => {
+                    let place = &self.buckets[*bucket].place;
+                    names.extend(place.names.iter().rev().cloned());
+                    names.reverse();
+                    return StagePath {
+                        temp: place.temp,
+                        names,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Gives all copies their places.
+    ///
+    /// Precondition: the tree lock and the names of both parents of the rename are written.
+    ///
+    /// # Errors
+    /// EAGAIN when something is missing; nothing has changed after any error.
+    pub fn publish(&mut self) -> Result<Published<'a>> {
+        let survey = self.survey(true)?;
+        if !survey.missing.is_empty() || !survey.unpinned.is_empty() {
+            return Err(Errno::AGAIN);
+        }
+        let mut published = Published {
+            union: self.union,
+            moves: Vec::new(),
+            nodes: Vec::new(),
+            merged: survey.merged,
+            times: Vec::new(),
+            opaque: None,
+            redirected: Vec::new(),
+            done: false,
+        };
+        let union = self.union;
+        let mut current: Option<(usize, Arc<OwnedFd>, Arc<OwnedFd>)> = None;
+        for (bucket, name) in survey.ready {
+            let (_, from, to) = match &mut current {
+                Some(current) if current.0 == bucket => current,
+                current => {
+                    let Bucket { dir, place, .. } = &self.buckets[bucket];
+                    let to = union.dir_fd(dir, 0)?;
+                    published
+                        .times
+                        .push((Arc::clone(&to), sys::stat::fstat(&*to)?));
+                    union.mark_copies(dir, to.as_fd())?;
+                    current.insert((bucket, self.open(place)?, to))
+                }
+            };
+            sys::at::rename_at(&**from, &name, &**to, &name, RenameFlags::NOREPLACE)?;
+            let moved = (Arc::clone(from), Arc::clone(to), name.clone());
+            published.moves.push(moved);
+            published.nodes.push(self.buckets[bucket].roots[&name]);
+        }
+        published.end_redirects()?;
+        published.restore_times();
+        Ok(published)
+    }
+
+    /// Says that the copies are the objects of the union now. Returns the directories in which
+    /// lowers had a part beside the upper.
+    ///
+    /// Precondition: as for [`Self::publish`], and the rename is done on disk, but not yet in the
+    /// inodes.
+    pub fn commit(&mut self, mut published: Published<'a>) -> Vec<Known<'a>> {
+        published.done = true;
+        let union = self.union;
+        for dir in &published.redirected {
+            if let Err(e) = elsewhere::clear_redirect(dir.as_fd(), b"") {
+                // The directory is opaque, so nobody follows it.
+                tracing::debug!("a needless redirect stays on a moved directory: {e}");
+            }
+        }
+        let mut is_published = vec![false; self.nodes.len()];
+        for root in &published.nodes {
+            is_published[*root] = true;
+        }
+        for (at, node) in self.nodes.iter().enumerate() {
+            if let Holder::Node(holder) = node.holder {
+                is_published[at] = is_published[holder];
+            }
+            if is_published[at] {
+                union.adopt_copy(node);
+            }
+        }
+        for known in &published.merged {
+            union.leave_lowers(&known.inode);
+        }
+        std::mem::take(&mut published.merged)
+    }
+}
+
+/// Copies in their places, before the rename. Taken back when dropped.
+#[derive(Debug)]
+pub(super) struct Published<'a> {
+    union: &'a Union,
+    /// From, to, name.
+    moves: Vec<(Arc<OwnedFd>, Arc<OwnedFd>, NameBuf)>,
+    /// What was moved.
+    nodes: Vec<usize>,
+    merged: Vec<Known<'a>>,
+    /// The directories that got entries, as they were.
+    times: Vec<(Arc<OwnedFd>, Stat)>,
+    /// The directory was marked opaque.
+    opaque: Option<(Arc<OwnedFd>, NameBuf)>,
+    /// Those that led elsewhere are opaque instead.
+    redirected: Vec<Arc<OwnedFd>>,
+    done: bool,
+}
+
+impl Published<'_> {
+    /// Marks the directory, which is `name` of `parent`, as opaque, until the rename fails.
+    pub fn set_opaque(&mut self, parent: &Arc<OwnedFd>, name: &[u8]) -> Result<()> {
+        let upper = self.union.upper()?;
+        let (dir, union) = (parent.as_fd(), self.union);
+        // Noted first: it may be there even after a failure.
+        self.opaque = Some((Arc::clone(parent), NameBuf::from_slice(name)));
+        union.with_descriptors(|| upper.set_opaque(dir, name))
+    }
+
+    /// Makes the directories opaque that lead to parts in the lowers by themselves.
+    fn end_redirects(&mut self) -> Result<()> {
+        for known in &self.merged {
+            let dir = self.union.dir_fd(&known.inode, 0)?;
+            if elsewhere::redirect(dir.as_fd(), b"")?.is_some() {
+                self.redirected.push(Arc::clone(&dir));
+                opaque::set_attr(dir.as_fd(), b"")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directories' entries are the same as before for their users, so are their times.
+    fn restore_times(&self) {
+        for (dir, before) in &self.times {
+            restore_times(dir.as_fd(), before);
+        }
+    }
+}
+
+impl Drop for Published<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let clear = || {
+            for dir in &self.redirected {
+                opaque::clear_attr(dir.as_fd(), b"")?;
+            }
+            match &self.opaque {
+                Some((parent, name)) => self.union.upper()?.clear_opaque(parent.as_fd(), name),
+                None => Ok(()),
+            }
+        };
+        if let Err(e) = clear() {
+            // With a mark the copies must stay: they are what shows.
+            tracing::error!("a directory stays complete in the upper after a failed rename: {e}");
+            return;
+        }
+        for (from, to, name) in self.moves.iter().rev() {
+            if let Err(e) = sys::at::rename_at(&**to, name, &**from, name, RenameFlags::empty()) {
+                tracing::warn!("a copy stays in the upper after a failed rename: {e}");
+            }
+        }
+        self.restore_times();
+    }
+}
+
+impl Union {
+    /// The node's inode is its copy from now on.
+    fn adopt_copy(&self, node: &Node<'_>) {
+        let inode = &node.known.inode;
+        if self.in_upper(inode) {
+            // Another name of a file that is there already.
+            return;
+        }
+        let from = inode.layer();
+        if inode.kind.is_dir() {
+            self.leave_lowers(inode);
+        }
+        self.inodes.rekey(inode, node.key, inode.by_name);
+        inode.set_copied_up();
+        self.drop_lower_file(inode, from);
+    }
+
+    /// Lowers have no part in the directory any more. Objects of theirs that lost their names may
+    /// still be in use below it.
+    fn leave_lowers(&self, inode: &Arc<Inode>) {
+        let Some(dir) = &inode.dir else { return };
+        let lower = Self::lower_place(inode);
+        let own = DirPart {
+            copies: true,
+            ..DirPart::new_upper()
+        };
+        let old = {
+            let mut stack = dir.stack.write();
+            let first = stack.first().filter(|part| part.layer == 0);
+            let new = DirStack::from_slice(&[*first.unwrap_or(&own)]);
+            std::mem::replace(&mut *stack, new)
+        };
+        inode.place.write().lower = Some(Box::new(lower));
+        for part in old.iter().filter(|part| part.layer > 0) {
+            self.forget_dir_fd(inode, part.layer);
+        }
+    }
+
+    /// Removes the whiteouts of directories in which lowers have no part any more: they hide
+    /// nothing, but other tools show or trip over them.
+    pub(super) fn clear_whiteouts(&self, dirs: &[Known<'_>]) {
+        for known in dirs {
+            let part = known.inode.stack().first().copied();
+            let cleared = self.dir_fd(&known.inode, 0).and_then(|dir| {
+                let readable = self.with_descriptors(|| sys::fd::reopen_dir(&*dir))?;
+                whiteout::clear(&readable, part.is_some_and(|part| part.xattr_whiteouts))
+            });
+            if let Err(e) = cleared {
+                tracing::debug!("needless whiteouts stay in a moved directory: {e}");
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The steps of a rename on disk.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::RenameFlags;
+
+use crate::layer::name::whiteout_of;
+use crate::layer::{opaque, upper::Upper};
+use crate::options::WhiteoutForm;
+use crate::sys::{self, Errno, Result};
+
+use super::Union;
+use super::rename::Side;
+
+impl Union {
+    /// Replaces the victim directory, which shows nothing but may hold markers, by one that is
+    /// empty on disk and hides the same. Returns whether a whiteout file was added for that.
+    pub(super) fn clear_victim(&self, upper: &Upper, dst: &Side<'_>) -> Result<bool> {
+        let Some(stat) = dst.state.real else {
+            return Ok(false);
+        };
+        let (parent, name) = (dst.fd.as_fd(), dst.name.bytes());
+        let old = self.with_descriptors(|| sys::at::open_dir_path(parent, name, true))?;
+        let readable = self.with_descriptors(|| sys::fd::reopen_dir(&old))?;
+        let mut has_content = false;
+        sys::dir::for_each_entry(&readable, |_| {
+            has_content = true;
+            Ok(())
+        })?;
+        if !has_content {
+            return Ok(false);
+        }
+        sys::cred::enter_own();
+        let clean = upper.temp(|dir, temp| sys::at::mkdir_at(dir, temp, 0o700))?;
+        let stat = self.owners.recorded(0, old.as_fd(), b"", stat)?;
+        self.copy_attributes(0, (old.as_fd(), b""), (clean.dir(), clean.name()), &stat)?;
+        let use_marker = upper.form() == WhiteoutForm::Aufs && whiteout_of(name).is_some();
+        let added = dst.in_lower && use_marker;
+        if added {
+            upper.write_whiteout(parent, name, true)?;
+        } else if dst.in_lower {
+            opaque::set_attr(clean.dir(), clean.name())?;
+        }
+        let new = sys::stat::stat_at(clean.dir(), clean.name())?;
+        clean.publish(parent, name, RenameFlags::EXCHANGE)?;
+        if let Some(inode) = &dst.inode {
+            self.forget_dir_fd(inode, 0);
+            // It stands alone on disk from now on, whether or not the rename comes to its end.
+            if let Some(dir) = &inode.dir {
+                dir.stack.write().truncate(1);
+            }
+            self.inodes
+                .rekey(inode, self.inodes.numbers.of(new.dev, new.ino), false);
+        }
+        Ok(added)
+    }
+
+    /// The renaming itself, with a whiteout left at the source when `hide`.
+    pub(super) fn rename_in_upper(
+        upper: &Upper, src: &Side<'_>, dst: &Side<'_>, hide: bool,
+    ) -> Result<()> {
+        let (from, to) = (src.name.bytes(), dst.name.bytes());
+        let rename = |flags| sys::at::rename_at(&*src.fd, from, &*dst.fd, to, flags);
+        if dst.state.whiteout_entry && src.is_dir() {
+            // A directory cannot replace the whiteout device; they change places.
+            rename(RenameFlags::EXCHANGE)?;
+            if !hide && let Err(e) = sys::at::unlink_at(&*src.fd, from) {
+                tracing::warn!("a needless whiteout could not be removed: {e}");
+            }
+            return Ok(());
+        }
+        if !hide || src.state.marker {
+            // A whiteout file that is already there goes on hiding what is below.
+            return rename(RenameFlags::empty());
+        }
+        let undo = || {
+            // An object beside its whiteout shows all the same.
+            let _ = upper.remove_marker(src.fd.as_fd(), from);
+        };
+        let can_mark = whiteout_of(from).is_some();
+        if upper.form() == WhiteoutForm::Aufs && can_mark {
+            upper.write_marker_beside(src.fd.as_fd(), from)?;
+            return rename(RenameFlags::empty()).inspect_err(|_| undo());
+        }
+        sys::cred::enter_own();
+        match rename(RenameFlags::WHITEOUT) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if can_mark => {}
+            result => return result,
+        }
+        // A filesystem without RENAME_WHITEOUT: a whiteout file bridges the moment.
+        upper.write_marker_beside(src.fd.as_fd(), from)?;
+        rename(RenameFlags::empty()).inspect_err(|_| undo())?;
+        // The rename is done, and the file hides as well as the device that would replace it.
+        let tidy = upper.write_whiteout(src.fd.as_fd(), from, false);
+        if let Err(e) = tidy.and_then(|_| upper.remove_marker(src.fd.as_fd(), from)) {
+            tracing::warn!("a whiteout file could not be replaced by a device: {e}");
+        }
+        Ok(())
+    }
+
+    /// The renaming of a redirected directory, with a whiteout left at the source when `hide`.
+    ///
+    /// In one step: a whiteout file beside the directory would make it opaque for a moment.
+    pub(super) fn rename_redirected(src: &Side<'_>, dst: &Side<'_>, hide: bool) -> Result<()> {
+        let (from, to) = (src.name.bytes(), dst.name.bytes());
+        let rename = |flags| sys::at::rename_at(&*src.fd, from, &*dst.fd, to, flags);
+        sys::cred::enter_own();
+        if dst.state.whiteout_entry {
+            // They change places, so the whiteout hides what is below the source.
+            rename(RenameFlags::EXCHANGE)?;
+            if !hide && let Err(e) = sys::at::unlink_at(&*src.fd, from) {
+                tracing::warn!("a needless whiteout could not be removed: {e}");
+            }
+            return Ok(());
+        }
+        rename(if hide {
+            RenameFlags::WHITEOUT
+        } else {
+            RenameFlags::empty()
+        })
+    }
+
+    /// Replaces the whiteout file beside a name by what hides the same without it.
+    pub(super) fn settle_marker(&self, side: &Side<'_>) -> Result<()> {
+        let upper = self.upper()?;
+        let (parent, name) = (side.fd.as_fd(), side.name.bytes());
+        match side.state.real {
+            None => upper.write_device(parent, name),
+            Some(stat) => {
+                if stat.kind().is_dir() {
+                    // By attribute: with a file in it a directory could not be replaced.
+                    opaque::set_attr(parent, name)?;
+                }
+                upper.remove_marker(parent, name)
+            }
+        }
+    }
+}
