@@ -40,6 +40,7 @@ mod regressions_unlinked;
 mod truth_table_read;
 mod truth_table_remove;
 mod truth_table_rename;
+mod truth_table_rename_modes;
 mod truth_table_write;
 mod ways_caller;
 mod ways_descriptor;

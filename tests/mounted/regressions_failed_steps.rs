@@ -64,11 +64,21 @@ dialects! {
 
     /// What is wrong with the target comes before what the union cannot do.
     fn moving_a_lower_directory_onto_something(dialect) {
-        let m = Stack::of(dialect).lower(["d/x", "full/y", "empty/", "f"]).mount();
-        fails!(m.rename("d", "full"), NOTEMPTY);
-        fails!(m.rename("d", "f"), NOTDIR);
-        fails!(m.rename("d", "empty"), XDEV);
-        fails!(m.rename_with("d", "f", RenameFlags::NOREPLACE), EXIST);
+        for mode in ["copy", "redirect", "exdev"] {
+            let m = Stack::of(dialect)
+                .lower(["d/x", "full/y", "empty/", "f"])
+                .mount_with(&format!("rename_dir={mode}"));
+            fails!(m.rename("d", "full"), NOTEMPTY);
+            fails!(m.rename("d", "f"), NOTDIR);
+            fails!(m.rename("d", "d/in"), INVAL);
+            fails!(m.rename_with("d", "f", RenameFlags::NOREPLACE), EXIST);
+            fails!(m.rename_with("d", "gone", RenameFlags::EXCHANGE), NOENT);
+            if mode == "exdev" {
+                fails!(m.rename("d", "empty"), XDEV);
+            }
+            m.assert_ls("", &["d", "empty", "f", "full"]);
+            m.assert_ls("d", &["x"]);
+        }
     }
 
     /// fsync needs no right to write, and appending none to overwrite.

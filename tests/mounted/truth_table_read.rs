@@ -7,7 +7,7 @@ use crate::calls::xattr_names;
 use crate::dialects;
 use crate::fails;
 use crate::spec::Dialect;
-use crate::support::Stack;
+use crate::support::{Mount, Stack};
 
 dialects! {
     fn row_01_whiteout_hides(dialect) {
@@ -226,24 +226,69 @@ fn row_59_whiteouts_by_xattr() {
     }
 }
 
-/// What a layer only refers to is never served wrongly.
+/// What a layer refers to is found in the layers below.
 #[test]
 fn row_60_redirect_and_metacopy() {
-    for prefix in ["trusted", "user"] {
-        let m = Stack::new()
+    let layers = |prefix: &str| {
+        Stack::new()
             .lower([
                 format!("r/ | x:{prefix}.overlay.redirect=/old"),
-                format!("m= | x:{prefix}.overlay.metacopy=0"),
+                format!("m=0123 | mode=0600 x:{prefix}.overlay.metacopy="),
+                "fine=1".to_owned(),
+            ])
+            .lower(["old/x", "m=data", "r/y"])
+    };
+    let checked = |m: &Mount| {
+        m.assert_ls("r", &["x"]);
+        m.assert_file("r/x", "old/x");
+        m.assert_file("m", "data");
+        assert_eq!(m.stat("m").unwrap().st_mode & 0o7777, 0o600);
+        m.assert_file("fine", "1");
+        m.assert_upper([""; 0]);
+    };
+    checked(&layers("trusted").mount());
+    checked(&layers("user").mount_with("userxattr"));
+    // Anyone may write these: followed, they would lead into others' directories.
+    let m = layers("user").mount();
+    refuses(&m, "r", "m");
+    m.assert_file("fine", "1");
+    m.assert_upper([""; 0]);
+}
+
+/// What refers to nothing, or out of the layers, is never served wrongly.
+#[test]
+fn row_60_malformed_records() {
+    for redirect in [
+        "/",
+        "//old",
+        "/old/",
+        "/../old",
+        "a/b",
+        "..",
+        "/.wh..wh.plnk",
+        "",
+    ] {
+        let m = Stack::new()
+            .lower([
+                format!("r/ | x:trusted.overlay.redirect={redirect}"),
+                "m=0123 | x:trusted.overlay.metacopy=0".to_owned(),
+                "lost=0123 | x:trusted.overlay.metacopy=".to_owned(),
                 "fine=1".to_owned(),
             ])
             .lower(["old/x", "m=data", "r/y"])
             .mount();
-        let listing = std::fs::read_dir(m.p("r"))
-            .and_then(|names| names.collect::<std::io::Result<Vec<_>>>());
-        fails!(listing.map_err(|error| crate::calls::errno(&error)), IO);
-        fails!(m.stat("r/x"), IO);
-        fails!(m.read("m"), IO);
+        refuses(&m, "r", "m");
+        fails!(m.read("lost"), IO);
         m.assert_file("fine", "1");
         m.assert_upper([""; 0]);
     }
+}
+
+#[track_caller]
+fn refuses(m: &Mount, dir: &str, file: &str) {
+    let listing =
+        std::fs::read_dir(m.p(dir)).and_then(|names| names.collect::<std::io::Result<Vec<_>>>());
+    fails!(listing.map_err(|error| crate::calls::errno(&error)), IO);
+    fails!(m.stat(&format!("{dir}/x")), IO);
+    fails!(m.read(file), IO);
 }
