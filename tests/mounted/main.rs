@@ -9,6 +9,8 @@
 
 mod calls;
 mod idmap;
+mod metacopy;
+mod rename_dir;
 mod snapshot;
 mod spec;
 mod stress;

@@ -1,0 +1,193 @@
+//! Files whose attributes are in the upper and whose data are still in a lower.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+
+use rustix::fs::{OFlags, RenameFlags};
+
+use crate::dialects;
+use crate::fails;
+use crate::spec::Dialect;
+use crate::support::{Mount, Stack};
+
+const RECORD: &str = "trusted.overlay.metacopy";
+
+fn data() -> String {
+    "0123456789abcdef".repeat(10_000)
+}
+
+fn is_metacopy(m: &Mount, name: &str) -> bool {
+    xattr::get(m.up(name), RECORD).unwrap().is_some()
+}
+
+/// A file of 160,000 bytes, and attributes of it that only the upper has.
+fn changed(dialect: Dialect) -> Mount {
+    let m = Stack::of(dialect)
+        .lower([
+            format!("d/f={} | mode=0644 mtime=7", data()),
+            "small=s".to_owned(),
+        ])
+        .mount_with("metacopy=on");
+    m.chmod("d/f", 0o600).unwrap();
+    m.chown("d/f", 5, 6).unwrap();
+    xattr::set(m.p("d/f"), "user.k", b"v").unwrap();
+    m
+}
+
+#[track_caller]
+fn is_whole(m: &Mount, name: &str, content: &str) {
+    let meta = fs::symlink_metadata(m.p(name)).unwrap();
+    assert_eq!(
+        (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+        (0o600, 5, 6)
+    );
+    assert_eq!(meta.mtime(), 7);
+    assert_eq!(meta.len(), content.len() as u64);
+    assert!(
+        meta.blocks() * 512 >= meta.len(),
+        "{} blocks",
+        meta.blocks()
+    );
+    assert_eq!(
+        xattr::get(m.p(name), "user.k").unwrap().as_deref(),
+        Some(&b"v"[..])
+    );
+    assert!(m.read(name).unwrap() == content, "the data of {name}");
+}
+
+dialects! {
+    fn attributes_without_data(dialect) {
+        let mut m = changed(dialect);
+        let ino = m.stat("d/f").unwrap().st_ino;
+        for _ in 0..2 {
+            is_whole(&m, "d/f", &data());
+            assert_eq!(m.stat("d/f").unwrap().st_ino, ino);
+            assert!(is_metacopy(&m, "d/f"));
+            assert!(fs::metadata(m.up("d/f")).unwrap().blocks() * 512 < 20_000);
+            assert!(!xattr::list(m.p("d/f")).unwrap().any(|name| name == RECORD));
+            m.remount();
+        }
+        m.chmod("small", 0o600).unwrap();
+        assert!(!is_metacopy(&m, "small"), "a small file is copied whole");
+    }
+
+    /// The first change of the data brings all of them; before that, opening does.
+    fn data_follow_when_written(dialect) {
+        let mut m = changed(dialect);
+        let reader = fs::File::open(m.p("d/f")).unwrap();
+        let ino = m.stat("d/f").unwrap().st_ino;
+        let before = reader.metadata().unwrap();
+        let file = fs::OpenOptions::new().write(true).open(m.p("d/f")).unwrap();
+        assert_eq!(file.metadata().unwrap().mtime(), before.mtime());
+        file.write_all_at(b"WRITE", 3).unwrap();
+        drop(file);
+        let mut expected = data();
+        expected.replace_range(3..8, "WRITE");
+        let mut start = [0; 16];
+        reader.read_exact_at(&mut start, 0).unwrap();
+        assert_eq!(&start, b"012WRITE89abcdef");
+        drop(reader);
+        for _ in 0..2 {
+            assert!(!is_metacopy(&m, "d/f"));
+            assert!(m.read("d/f").unwrap() == expected);
+            assert_eq!(m.stat("d/f").unwrap().st_ino, ino);
+            m.remount();
+        }
+    }
+
+    fn truncated_and_extended(dialect) {
+        for size in [0_i64, 5, 100_000, 200_000] {
+            let mut m = changed(dialect);
+            m.remount();
+            nix::unistd::truncate(&m.p("d/f"), size).unwrap();
+            let mut expected = data();
+            let len = usize::try_from(size).unwrap();
+            expected.truncate(len);
+            expected.push_str(&"\0".repeat(len - expected.len()));
+            for _ in 0..2 {
+                assert!(m.read("d/f").unwrap() == expected, "{size}");
+                assert!(!is_metacopy(&m, "d/f"));
+                m.remount();
+            }
+        }
+        let m = changed(dialect);
+        m.open("d/f", OFlags::WRONLY | OFlags::TRUNC).unwrap();
+        m.assert_file("d/f", "");
+        let mut file = fs::OpenOptions::new().append(true).open(m.p("d/f")).unwrap();
+        file.write_all(b"more").unwrap();
+        m.assert_file("d/f", "more");
+    }
+
+    /// A file finds its data under another name, in a moved directory, and without a name.
+    fn renamed_linked_and_unlinked(dialect) {
+        for mode in ["rename_dir=copy", "rename_dir=redirect"] {
+            let mut m = changed(dialect);
+            m.unmount();
+            m.mount_again_with(&format!("metacopy=on,{mode}"));
+            m.rename("d", "e").unwrap();
+            for _ in 0..2 {
+                is_whole(&m, "e/f", &data());
+                m.remount();
+            }
+            m.link("e/f", "linked").unwrap();
+            m.rename("e/f", "g").unwrap();
+            m.rename_with("g", "small", RenameFlags::EXCHANGE).unwrap();
+            m.mkdir("new").unwrap();
+            m.rename("small", "new/h").unwrap();
+            for _ in 0..2 {
+                is_whole(&m, "new/h", &data());
+                is_whole(&m, "linked", &data());
+                assert_eq!(m.stat("linked").unwrap().st_nlink, 2);
+                m.remount();
+            }
+            let open = fs::OpenOptions::new().read(true).open(m.p("linked")).unwrap();
+            m.unlink("linked").unwrap();
+            m.unlink("new/h").unwrap();
+            open.set_permissions(fs::Permissions::from_mode(0o640)).unwrap();
+            let mut all = vec![0; 160_000];
+            open.read_exact_at(&mut all, 0).unwrap();
+            assert!(all == data().as_bytes());
+        }
+    }
+
+    /// A read-only descriptor sees no moment without the data.
+    fn an_unlinked_file_gets_its_data(dialect) {
+        let m = changed(dialect);
+        let file = fs::OpenOptions::new().read(true).write(true).open(m.p("d/f")).unwrap();
+        m.unlink("d/f").unwrap();
+        file.write_all_at(b"W", 159_999).unwrap();
+        let mut all = vec![0; 160_000];
+        file.read_exact_at(&mut all, 0).unwrap();
+        assert_eq!((all[0], all[159_998], all[159_999]), (b'0', b'e', b'W'));
+    }
+}
+
+/// What protects a file stays with it when its data follow.
+#[test]
+fn set_id_bits_and_capabilities() {
+    let m = Stack::new()
+        .lower([format!("f={} | mode=0644", data()), format!("c={}", data())])
+        .mount_with("metacopy=on");
+    m.chmod("f", 0o4755).unwrap();
+    assert!(is_metacopy(&m, "f"));
+    let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    xattr::set(m.p("c"), "security.capability", &capability).unwrap();
+    for name in ["f", "c"] {
+        drop(fs::OpenOptions::new().write(true).open(m.p(name)).unwrap());
+        assert!(!is_metacopy(&m, name));
+    }
+    assert_eq!(m.stat("f").unwrap().st_mode & 0o7777, 0o4755);
+    let kept = xattr::get(m.p("c"), "security.capability").unwrap();
+    assert_eq!(kept.as_deref(), Some(&capability[..]));
+}
+
+/// By default the data come along.
+#[test]
+fn off_by_default() {
+    let m = Stack::new().lower([format!("f={}", data())]).mount();
+    m.chmod("f", 0o600).unwrap();
+    assert!(!is_metacopy(&m, "f"));
+    assert!(fs::read(m.up("f")).unwrap() == data().as_bytes());
+    fails!(m.stat("g"), NOENT);
+}
