@@ -165,6 +165,19 @@ pub struct Core {
     records: bool,
 }
 
+impl Core {
+    /// Over layers on disk.
+    pub fn new(disk: &Disk, piece: usize) -> Self {
+        Self {
+            side: UnionSide::new(disk.options.clone()),
+            piece,
+            numbers: BTreeMap::new(),
+            tree: Tree::new(),
+            records: disk.options.ownership.records != Records::Inode,
+        }
+    }
+}
+
 impl Side for Core {
     fn run(&mut self, who: Who, what: &Do) -> Result {
         self.side.run(who, what)
@@ -369,13 +382,7 @@ pub fn run_core_with(case: &Case, records: Records) {
         );
         xattr::set(upper, "user.containers.override_stat", record.as_bytes()).unwrap();
     }
-    let mut core = Core {
-        side: UnionSide::new(disk.options.clone()),
-        piece: case.piece,
-        numbers: BTreeMap::new(),
-        tree: Tree::new(),
-        records: records != Records::Inode,
-    };
+    let mut core = Core::new(&disk, case.piece);
     let mut oracle = Plain::new(&disk.oracle, Users::Unchecked);
     let mut log = compare(&mut core, &mut oracle, &disk.oracle, &case.steps);
     log.push("remount at the end".to_owned());

@@ -7,17 +7,26 @@ use std::process::Command;
 use rustix::io::Errno;
 use unionfs::options::Options;
 
-use crate::harness::{Disk, allowed_difference, case, compare, run_cases};
+use crate::draw::{Binder, Step};
+use crate::harness::{Case, Core, Disk, Subject, allowed_difference, case, compare, run_cases};
+use crate::invariants::differences;
 use crate::model::Dialects;
 use crate::mounted::{Mounted, Mounter, run};
-use crate::ops::{Action, Do, Result};
-use crate::plain::{Plain, Users, prepare_thread};
-use crate::tree::{Tree, join, scan_found};
+use crate::ops::{Action, Do, ROOT, Result, Side};
+use crate::plain::{Plain, Users, keep_capabilities, prepare_thread};
+use crate::tree::{self, Tree, join, scan_found};
+use crate::union_side::UnionSide;
 
 struct Kernel {
     options: Options,
     at: PathBuf,
+    features: &'static str,
 }
+
+/// What changes neither lowers nor how layers are read by others.
+const PLAIN: &str = "redirect_dir=off,index=off,metacopy=off";
+/// What writes records into the upper.
+const RECORDS: &str = "redirect_dir=on,index=on,metacopy=on";
 
 impl Kernel {
     /// True for a directory that lists entries none of which can be found.
@@ -45,10 +54,11 @@ impl Mounter for Kernel {
             .map(|l| l.path.display().to_string())
             .collect();
         let text = format!(
-            "lowerdir={},upperdir={},workdir={},redirect_dir=off,index=off,metacopy=off",
+            "lowerdir={},upperdir={},workdir={},{}",
             lowers.join(":"),
             upper.as_ref().unwrap().display(),
             work.as_ref().unwrap().display(),
+            self.features,
         );
         run(Command::new("mount")
             .args(["-t", "overlay", "overlay", "-o"])
@@ -57,7 +67,16 @@ impl Mounter for Kernel {
     }
 
     fn unmount(&self, at: &Path) {
-        run(Command::new("umount").arg(at));
+        // A process that another test just forked may hold a copy of a descriptor for a moment.
+        let busy = || {
+            let result = rustix::mount::unmount(at, rustix::mount::UnmountFlags::empty());
+            result == Err(Errno::BUSY)
+        };
+        let start = std::time::Instant::now();
+        while busy() {
+            assert!(start.elapsed().as_secs() < 10, "the mount stays busy");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
     }
 
     fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str> {
@@ -101,6 +120,37 @@ impl Mounter for Kernel {
     }
 }
 
+/// A case as the kernel's overlayfs can have it: all on one filesystem, with a workdir.
+fn on_disk(case: &Case) -> Disk {
+    let mut case = case.clone();
+    case.workdir = true;
+    case.overlay_form = true;
+    for (_, apart) in &mut case.lowers {
+        *apart = false;
+    }
+    Disk::new(&case)
+}
+
+fn with_kernel(disk: &Disk, features: &'static str) -> Mounted {
+    let at = disk.base.path().join("mnt");
+    let kernel = Kernel {
+        options: disk.options.clone(),
+        at: at.clone(),
+        features,
+    };
+    Mounted::new(Box::new(kernel), &at)
+}
+
+/// The trees are the same but for records of ours that overlayfs does not know.
+fn assert_same(expected: &Tree, mut got: Tree) {
+    for seen in got.values_mut() {
+        seen.xattrs
+            .retain(|attr, _| !attr.starts_with(b"trusted.unionfs."));
+    }
+    let texts = differences(expected, &got);
+    assert!(texts.is_empty(), "{}", texts.join("\n"));
+}
+
 #[test]
 fn the_kernels_overlayfs_agrees_with_the_oracle() {
     prepare_thread();
@@ -109,23 +159,78 @@ fn the_kernels_overlayfs_agrees_with_the_oracle() {
         &case(Dialects::Overlay, 20),
         60,
         |case| {
-            let mut case = case.clone();
-            case.workdir = true;
-            for (_, apart) in &mut case.lowers {
-                *apart = false;
-            }
-            let disk = Disk::new(&case);
-            let at = disk.base.path().join("mnt");
-            let options = disk.options.clone();
-            let kernel = Kernel {
-                options,
-                at: at.clone(),
-            };
-            let mut mounted = Mounted::new(Box::new(kernel), &at);
+            let disk = on_disk(case);
+            let mut mounted = with_kernel(&disk, PLAIN);
             let mut oracle = Plain::new(&disk.oracle, Users::Real);
             compare(&mut mounted, &mut oracle, &disk.oracle, &case.steps);
             mounted.unmount();
             disk.raw.check_unchanged();
+        },
+    );
+}
+
+#[test]
+fn what_the_union_wrote_the_kernels_overlayfs_shows() {
+    prepare_thread();
+    keep_capabilities();
+    run_cases(
+        "tests/core/written.proptest-regressions",
+        &case(Dialects::Overlay, 40),
+        60,
+        |case| {
+            let disk = on_disk(case);
+            let mut core = Core::new(&disk, case.piece);
+            let mut oracle = Plain::new(&disk.oracle, Users::Unchecked);
+            compare(&mut core, &mut oracle, &disk.oracle, &case.steps);
+            oracle.kept.clear();
+            drop(core);
+            let expected = tree::scan(&disk.oracle);
+            let mut kernel = with_kernel(&disk, RECORDS);
+            let got = kernel.tree();
+            kernel.unmount();
+            assert_same(&expected, got);
+        },
+    );
+}
+
+#[test]
+fn what_the_kernels_overlayfs_wrote_the_union_shows() {
+    prepare_thread();
+    run_cases(
+        "tests/core/read.proptest-regressions",
+        &case(Dialects::Overlay, 25),
+        60,
+        |case| {
+            let disk = on_disk(case);
+            let mut kernel = with_kernel(&disk, RECORDS);
+            // It differs from a plain directory in more than one way then; what counts is what it
+            // shows itself.
+            for Step { who, what } in &case.steps {
+                let tree = kernel.tree();
+                let binder = Binder {
+                    tree: &tree,
+                    kept: &[],
+                };
+                if let Some(what) = binder.bind(what) {
+                    let _ = kernel.run(*who, &what);
+                }
+            }
+            kernel.run(ROOT, &Do::Remount).unwrap();
+            let expected = kernel.tree();
+            kernel.unmount();
+            // As the writable layer, and as a lower among lowers.
+            for writable in [true, false] {
+                let mut options = disk.options.clone();
+                if !writable {
+                    let top = options.upper.take().unwrap();
+                    options.lowers.insert(0, top.into());
+                    options.read_only = true;
+                }
+                let mut side = UnionSide::new(options);
+                let got = side.scan(case.piece);
+                assert_same(&expected, got);
+                side.close();
+            }
         },
     );
 }
