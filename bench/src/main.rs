@@ -3,10 +3,13 @@
 #![allow(clippy::print_stdout)] // Its purpose.
 
 mod inodes;
+mod rename;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: bench inodes [COUNT]    daemon memory for each known file (root)";
+const USAGE: &str = "usage (root):
+  bench inodes [COUNT]    daemon memory for each known file
+  bench rename [COUNT]    mv of a lower directory of so many files, beside other unions";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -14,6 +17,11 @@ fn main() -> ExitCode {
         ["inodes"] => inodes::measure(1_000_000),
         ["inodes", count] => match count.parse() {
             Ok(count) => inodes::measure(count),
+            Err(_) => Err(USAGE.into()),
+        },
+        ["rename"] => rename::measure(10_000),
+        ["rename", count] => match count.parse() {
+            Ok(count) => rename::measure(count),
             Err(_) => Err(USAGE.into()),
         },
         _ => Err(USAGE.into()),

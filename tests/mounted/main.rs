@@ -9,6 +9,7 @@
 
 mod calls;
 mod idmap;
+mod crash;
 mod metacopy;
 mod rename_dir;
 mod snapshot;
