@@ -159,6 +159,7 @@ impl Reader {
                 self.layer(value)?
                     || self.branch(value)?
                     || self.look(value)?
+                    || self.record(value)?
                     || self.setting(value)?
             }
             None => self.word(field.name),
@@ -315,11 +316,10 @@ impl Reader {
         Ok(true)
     }
 
-    fn setting(&mut self, value: Value<'_>) -> Result<bool, OptionError> {
-        const BYTES: &str = "a number of bytes from 4096 to 1048576";
+    /// Whether overlayfs's records are written.
+    fn record(&mut self, value: Value<'_>) -> Result<bool, OptionError> {
         let options = &mut self.options;
         match value.option {
-            b"whiteout" => options.whiteout = value.choose(&WHITEOUT_FORMS, "aufs or overlay")?,
             b"rename_dir" => {
                 options.rename_dir = value.choose(&RENAME_DIR, "copy, redirect or exdev")?;
             }
@@ -327,6 +327,16 @@ impl Reader {
                 options.rename_dir = value.choose(&REDIRECT_DIR, "on, off, follow or nofollow")?;
             }
             b"metacopy" => options.metacopy = value.choose(&ON_OFF, "on or off")?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn setting(&mut self, value: Value<'_>) -> Result<bool, OptionError> {
+        const BYTES: &str = "a number of bytes from 4096 to 1048576";
+        let options = &mut self.options;
+        match value.option {
+            b"whiteout" => options.whiteout = value.choose(&WHITEOUT_FORMS, "aufs or overlay")?,
             b"diropq" => {
                 let choices = [
                     ("a", true),

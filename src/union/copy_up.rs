@@ -107,7 +107,7 @@ impl Union {
         let from = inode.layer();
         sys::cred::enter_own();
         let copy = match inode.kind {
-            FileKind::Regular => self.copy_file(inode, need, true)?,
+            FileKind::Regular => self.copy_file(inode, need)?,
             FileKind::Directory => self.copy_dir(inode)?,
             _ => self.copy_node(inode)?,
         };
@@ -117,9 +117,20 @@ impl Union {
         Ok(())
     }
 
-    /// The copy of a file, flushed if it is to be.
-    pub(super) fn copy_file(&self, inode: &Arc<Inode>, need: Need, flush: bool) -> Result<Copy> {
+    fn copy_file(&self, inode: &Arc<Inode>, need: Need) -> Result<Copy> {
         let upper = self.upper()?;
+        let (file, temp) = self.with_descriptors(|| upper.temp_file())?;
+        self.fill_copy(inode, need, &file, true)?;
+        Ok(match temp {
+            None => Copy::Unnamed(file),
+            Some(temp) => Copy::Named(temp, Some(file)),
+        })
+    }
+
+    /// Makes the empty `file` a copy of a file, flushed if it is to be.
+    pub(super) fn fill_copy(
+        &self, inode: &Arc<Inode>, need: Need, file: &OwnedFd, flush: bool,
+    ) -> Result<()> {
         let from = inode.layer();
         let src = self.file(inode, false)?;
         let data = sys::stat::fstat(&*src)?;
@@ -133,11 +144,10 @@ impl Union {
             Need::All | Need::Attributes => stat.size,
             Need::Bytes(n) => n.min(stat.size),
         };
-        let (file, temp) = self.with_descriptors(|| upper.temp_file())?;
         if leave {
-            sys::file::truncate(&file, len)?;
+            sys::file::truncate(file, len)?;
         } else {
-            sys::copy::copy_data(&*src, &file, data.size, len)?;
+            sys::copy::copy_data(&*src, file, data.size, len)?;
         }
         let to = (file.as_fd(), &b""[..]);
         if inode.is_borrowed() {
@@ -152,12 +162,9 @@ impl Union {
         }
         if len > 0 && flush && !self.volatile {
             // Before the name: a power cut must not leave the name with less than the data.
-            sys::file::sync(&file, false)?;
+            sys::file::sync(file, false)?;
         }
-        Ok(match temp {
-            None => Copy::Unnamed(file),
-            Some(temp) => Copy::Named(temp, Some(file)),
-        })
+        Ok(())
     }
 
     fn copy_dir(&self, inode: &Arc<Inode>) -> Result<Copy> {

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use crate::layer::elsewhere;
+use crate::layer::{elsewhere, opaque};
 use crate::options::RenameDir;
 use crate::sys::{Errno, Result};
 
@@ -20,7 +20,7 @@ pub(super) enum Fate<'a> {
     End,
     /// The upper has copies of all that they show. What was done for that is undone when this is
     /// dropped.
-    Copied(Published<'a>),
+    Copied(Box<Published<'a>>),
     /// They stay, and the directory says where.
     Redirected,
 }
@@ -48,7 +48,11 @@ impl Union {
         };
         if inode.stack().iter().all(|part| part.layer == 0) && self.in_upper(inode) {
             self.hide_below(moved, there)?;
-            return Ok(Fate::None);
+            return Ok(if Self::end_redirect(moved)? {
+                Fate::End
+            } else {
+                Fate::None
+            });
         }
         let completion = completion.filter(|c| c.is_for(inode));
         if let Some(completion) = completion {
@@ -56,10 +60,11 @@ impl Union {
             if there.hides_something() {
                 published.set_opaque(&moved.fd, moved.name.bytes())?;
             }
-            return Ok(Fate::Copied(published));
+            return Ok(Fate::Copied(Box::new(published)));
         }
         if !self.shows_lower_locked(inode)? {
             self.hide_below(moved, there)?;
+            Self::end_redirect(moved)?;
             return Ok(Fate::End);
         }
         if self.elsewhere.rename_dir != RenameDir::Redirect {
@@ -81,6 +86,18 @@ impl Union {
             self.with_descriptors(|| upper.set_opaque(parent, name))?;
         }
         Ok(())
+    }
+
+    /// Makes a directory in which nothing of the lowers shows opaque, if a record of its own would
+    /// lead to them from any place. Returns whether that is so.
+    fn end_redirect(moved: &Side<'_>) -> Result<bool> {
+        let (parent, name) = (moved.fd.as_fd(), moved.name.bytes());
+        if elsewhere::redirect(parent, name)?.is_none() {
+            return Ok(false);
+        }
+        crate::sys::cred::enter_own();
+        opaque::set_attr(parent, name)?;
+        Ok(true)
     }
 
     /// Records where the lowers have their parts of a directory, as overlayfs does: by name alone
@@ -113,7 +130,7 @@ impl Union {
         match (fate, completion) {
             (Fate::None, _) => {}
             (Fate::Copied(published), Some(completion)) => {
-                completed = completion.commit(published);
+                completed = completion.commit(*published);
             }
             (Fate::Redirected, _) => lower = Some(Self::lower_place(inode)),
             (Fate::End | Fate::Copied(_), _) => {
@@ -121,6 +138,8 @@ impl Union {
                 if let Some(dir) = &inode.dir {
                     dir.stack.write().truncate(1);
                 }
+                // The directory is opaque by now if it has one.
+                let _ = elsewhere::clear_redirect(to.fd.as_fd(), to.name.bytes());
             }
         }
         let from = (&**side.parent, side.name.bytes());

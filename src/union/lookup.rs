@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::layer::elsewhere::Redirect;
 use crate::layer::name::Name;
 use crate::layer::opaque;
 use crate::layer::origin;
-use crate::layer::elsewhere::Redirect;
 use crate::layer::whiteout::{self, Marker};
 use crate::layer::{LayerIndex, LayerStack};
 use crate::sys::{self, Errno, Result, Stat};

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use rustix::fs::OFlags;
 
 use crate::layer::LayerIndex;
-use crate::layer::name::{Name, NameBuf};
 use crate::layer::elsewhere::{self, Record, Redirect};
+use crate::layer::name::{Name, NameBuf};
 use crate::sys::at::SetTime;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 

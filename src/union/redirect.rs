@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::layer::LayerIndex;
-use crate::layer::name::{Name, NameBuf};
 use crate::layer::elsewhere::{Record, Redirect};
+use crate::layer::name::{Name, NameBuf};
 use crate::sys::{Errno, Result};
 
 use super::inode::{DirPart, Inode, LowerPlace};

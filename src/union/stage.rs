@@ -1,8 +1,10 @@
 //! Copying trees of the lowers out of sight, for [`super::complete`].
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use crate::layer::name::{Name, NameBuf};
 use crate::layer::origin;
@@ -79,7 +81,7 @@ impl<'a> Completion<'a> {
     /// A handle of a directory among the copies.
     pub fn open(&self, place: &StagePath) -> Result<Arc<OwnedFd>> {
         let temp = &self.temps[place.temp];
-        let step = |dir: std::os::fd::BorrowedFd<'_>, name: &[u8]| {
+        let step = |dir: BorrowedFd<'_>, name: &[u8]| {
             self.union
                 .with_descriptors(|| sys::at::open_dir_path(dir, name, true))
         };
@@ -112,19 +114,19 @@ impl<'a> Completion<'a> {
             let dir = self.holder_place(*first);
             let dir = self.open(&dir)?;
             sys::at::link_at(&*dir, &self.nodes[*first].name, &**into, name)?;
+        } else if inode.kind == FileKind::Regular {
+            self.files += 1;
+            let singly = self.files <= FLUSHED_SINGLY;
+            self.unsynced |= !singly;
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+            let open = || sys::at::open_at(&**into, name, flags, 0o600, false);
+            let file = union.with_descriptors(open)?;
+            union.fill_copy(inode, Need::All, &file, singly)?;
+            self.record(inode, file.as_fd(), b"")?;
         } else {
-            let copy = if inode.kind == FileKind::Regular {
-                self.files += 1;
-                let singly = self.files <= FLUSHED_SINGLY;
-                self.unsynced |= !singly;
-                union.copy_file(inode, Need::All, singly)?
-            } else {
-                union.copy_node(inode)?
-            };
-            if !inode.by_name {
-                let (dir, name) = copy.real();
-                copy.record_ino(inode.ino(), &sys::stat::stat_at(dir, name)?)?;
-            }
+            let copy = union.copy_node(inode)?;
+            let (dir, temp) = copy.real();
+            self.record(inode, dir, temp)?;
             give_name(copy, into.as_fd(), name)?;
         }
         let stat = sys::stat::stat_at(&**into, name)?;
@@ -138,6 +140,15 @@ impl<'a> Completion<'a> {
             key,
         });
         Ok(node)
+    }
+
+    /// Writes down the number under which users know the object, so that its copy keeps it.
+    fn record(&self, inode: &Inode, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        if inode.by_name {
+            return Ok(());
+        }
+        let own = sys::stat::stat_at(dir, name)?.ino;
+        origin::record(dir, name, inode.ino(), own)
     }
 
     /// Where the copy that holds this one is.
@@ -173,10 +184,7 @@ impl<'a> Completion<'a> {
     fn finish(&self, frame: &Frame) -> Result<()> {
         let inode = &self.nodes[frame.node].known.inode;
         let fd = frame.fd.as_fd();
-        let own = sys::stat::fstat(&*frame.fd)?;
-        if !inode.by_name {
-            origin::record(fd, b"", inode.ino(), own.ino)?;
-        }
+        self.record(inode, fd, b"")?;
         if frame.marked {
             origin::mark(fd)?;
         }

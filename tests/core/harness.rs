@@ -180,7 +180,13 @@ impl Core {
 
 impl Side for Core {
     fn run(&mut self, who: Who, what: &Do) -> Result {
-        self.side.run(who, what)
+        let frozen = self.side.frozen.len();
+        let result = self.side.run(who, what);
+        if self.side.frozen.len() > frozen {
+            // What was copied up is of a lower now, with a number of its own.
+            self.numbers.clear();
+        }
+        result
     }
 }
 

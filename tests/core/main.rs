@@ -27,5 +27,6 @@ mod ownership;
 mod plain;
 mod regressions;
 mod tree;
+mod union_life;
 mod union_side;
 mod union_view;

@@ -5,25 +5,28 @@
 //! not checked on either side.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use unionfs::mount::open_union;
-use unionfs::options::{Options, RenameDir};
+use unionfs::options::Options;
 use unionfs::union::types::SetTime;
 use unionfs::union::{Attr, Caller, Entry, FileKind, Make, OpenMode, ROOT, SetAttr, Time, Union};
 
+use crate::invariants::Raw;
 use crate::ops::{Action, Do, Object, Outcome, Result, SetTo, Side, Who};
 
 /// The union with the references that a kernel would hold.
 pub struct UnionSide {
     pub options: Options,
-    union: Option<Union>,
+    pub union: Option<Union>,
     /// References held, by node.
-    refs: BTreeMap<u64, u64>,
+    pub refs: BTreeMap<u64, u64>,
     /// Nodes that are open, with one of the references.
     pub kept: Vec<u64>,
+    /// Former uppers, which are lowers now.
+    pub frozen: Vec<Raw>,
+    pub remounts: usize,
 }
 
 pub fn kind_of(kind: FileKind) -> FileType {
@@ -65,6 +68,8 @@ impl UnionSide {
             union: Some(union),
             refs: BTreeMap::new(),
             kept: Vec::new(),
+            frozen: Vec::new(),
+            remounts: 0,
         }
     }
 
@@ -406,41 +411,6 @@ impl UnionSide {
             }
         }
     }
-
-    /// Ends this union; nothing may be left in it or in the upper's reserved places.
-    pub fn close(&mut self) {
-        self.kept.clear();
-        self.forget();
-        assert_eq!(
-            self.union().inode_count(),
-            1,
-            "inodes remain after all was forgotten"
-        );
-        self.union = None;
-        let upper = self.options.upper.as_ref();
-        let orphans = upper.map(|upper| upper.join(".wh..wh.orph"));
-        let work = self.options.work.as_ref().map(|work| work.join("work"));
-        for dir in orphans.into_iter().chain(work) {
-            assert_eq!(
-                listing(&dir),
-                Vec::<PathBuf>::new(),
-                "leftovers of temporaries"
-            );
-        }
-    }
-
-    pub fn reopen(&mut self) {
-        let union = open_union(&self.options).expect("the layers make a union again");
-        self.union = Some(union);
-    }
-}
-
-fn listing(dir: &std::path::Path) -> Vec<PathBuf> {
-    match std::fs::read_dir(dir) {
-        Ok(entries) => entries.map(|e| e.unwrap().path()).collect(),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(e) => panic!("{}: {e}", dir.display()),
-    }
 }
 
 impl Side for UnionSide {
@@ -491,15 +461,7 @@ impl Side for UnionSide {
                 Ok(Outcome::Done)
             }
             Do::Remount => {
-                self.close();
-                // What one way of renaming directories wrote, the others find.
-                self.options.rename_dir = match self.options.rename_dir {
-                    RenameDir::Copy => RenameDir::Redirect,
-                    RenameDir::Redirect => RenameDir::Exdev,
-                    RenameDir::Exdev => RenameDir::Copy,
-                };
-                self.options.metacopy = !self.options.metacopy;
-                self.reopen();
+                self.remount();
                 Ok(Outcome::Done)
             }
         }

@@ -8,8 +8,8 @@
 )]
 
 mod calls;
-mod idmap;
 mod crash;
+mod idmap;
 mod metacopy;
 mod rename_dir;
 mod snapshot;

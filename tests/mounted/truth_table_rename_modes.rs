@@ -228,3 +228,24 @@ fn modes_take_over_from_each_other() {
     assert_eq!(redirect(&m, "f/t"), None);
     assert!(m.up("f/t/y").exists() && m.up("f/x").exists());
 }
+
+/// A directory that led elsewhere and of which nothing is left there moves without that.
+#[test]
+fn a_redirect_ends_with_what_it_leads_to() {
+    for mode in ["rename_dir=redirect", "rename_dir=copy", "rename_dir=exdev"] {
+        let mut m = Stack::new().lower(["d/x"]).mount_with(REDIRECT);
+        m.rename("d", "e").unwrap();
+        m.unmount();
+        m.mount_again_with(mode);
+        // Now the upper has all of it.
+        m.write("e/x", "new").unwrap();
+        m.rename("e", "f").unwrap();
+        m.rename("f/x", "y").unwrap();
+        for _ in 0..2 {
+            m.assert_ls("", &["f", "y"]);
+            m.assert_ls("f", &[]);
+            m.remount();
+        }
+        m.rmdir("f").unwrap();
+    }
+}
