@@ -156,7 +156,7 @@ pub trait Subject: Side {
 
 /// The union's core, and how its directories are read.
 pub struct Core {
-    side: UnionSide,
+    pub side: UnionSide,
     piece: usize,
     /// Inode numbers by path: the oracle's and the union's.
     numbers: BTreeMap<Names, (u64, u64)>,

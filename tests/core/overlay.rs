@@ -2,7 +2,7 @@
 //! rules by which the oracle is made.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use unionfs::options::Options;
@@ -11,7 +11,7 @@ use crate::draw::{Binder, Step};
 use crate::harness::{Case, Core, Disk, Subject, allowed_difference, case, compare, run_cases};
 use crate::invariants::differences;
 use crate::model::Dialects;
-use crate::mounted::{Mounted, Mounter, run};
+use crate::mounted::{Mounted, Mounter};
 use crate::ops::{Action, Do, ROOT, Result, Side};
 use crate::plain::{Plain, Users, keep_capabilities, prepare_thread};
 use crate::tree::{self, Tree, join, scan_found};
@@ -60,23 +60,17 @@ impl Mounter for Kernel {
             work.as_ref().unwrap().display(),
             self.features,
         );
-        run(Command::new("mount")
-            .args(["-t", "overlay", "overlay", "-o"])
-            .arg(text)
-            .arg(at));
+        let text = std::ffi::CString::new(text).unwrap();
+        // A mount namespace that another test just made may hold the one before for a moment.
+        unless_busy(|| {
+            let flags = rustix::mount::MountFlags::empty();
+            rustix::mount::mount("overlay", at, "overlay", flags, Some(&*text))
+        });
     }
 
     fn unmount(&self, at: &Path) {
-        // A process that another test just forked may hold a copy of a descriptor for a moment.
-        let busy = || {
-            let result = rustix::mount::unmount(at, rustix::mount::UnmountFlags::empty());
-            result == Err(Errno::BUSY)
-        };
-        let start = std::time::Instant::now();
-        while busy() {
-            assert!(start.elapsed().as_secs() < 10, "the mount stays busy");
-            std::thread::sleep(std::time::Duration::from_millis(2));
-        }
+        // The same with a process that was just forked.
+        unless_busy(|| rustix::mount::unmount(at, rustix::mount::UnmountFlags::empty()));
     }
 
     fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str> {
@@ -120,6 +114,19 @@ impl Mounter for Kernel {
     }
 }
 
+/// Tries until it is not busy any more.
+fn unless_busy(call: impl Fn() -> rustix::io::Result<()>) {
+    let start = Instant::now();
+    loop {
+        match call() {
+            Err(Errno::BUSY) if start.elapsed().as_secs() < 20 => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            result => return result.unwrap(),
+        }
+    }
+}
+
 /// A case as the kernel's overlayfs can have it: all on one filesystem, with a workdir.
 fn on_disk(case: &Case) -> Disk {
     let mut case = case.clone();
@@ -131,10 +138,10 @@ fn on_disk(case: &Case) -> Disk {
     Disk::new(&case)
 }
 
-fn with_kernel(disk: &Disk, features: &'static str) -> Mounted {
+fn with_kernel(disk: &Disk, options: &Options, features: &'static str) -> Mounted {
     let at = disk.base.path().join("mnt");
     let kernel = Kernel {
-        options: disk.options.clone(),
+        options: options.clone(),
         at: at.clone(),
         features,
     };
@@ -160,7 +167,7 @@ fn the_kernels_overlayfs_agrees_with_the_oracle() {
         60,
         |case| {
             let disk = on_disk(case);
-            let mut mounted = with_kernel(&disk, PLAIN);
+            let mut mounted = with_kernel(&disk, &disk.options, PLAIN);
             let mut oracle = Plain::new(&disk.oracle, Users::Real);
             compare(&mut mounted, &mut oracle, &disk.oracle, &case.steps);
             mounted.unmount();
@@ -183,9 +190,10 @@ fn what_the_union_wrote_the_kernels_overlayfs_shows() {
             let mut oracle = Plain::new(&disk.oracle, Users::Unchecked);
             compare(&mut core, &mut oracle, &disk.oracle, &case.steps);
             oracle.kept.clear();
+            let options = core.side.options.clone();
             drop(core);
             let expected = tree::scan(&disk.oracle);
-            let mut kernel = with_kernel(&disk, RECORDS);
+            let mut kernel = with_kernel(&disk, &options, RECORDS);
             let got = kernel.tree();
             kernel.unmount();
             assert_same(&expected, got);
@@ -202,7 +210,7 @@ fn what_the_kernels_overlayfs_wrote_the_union_shows() {
         60,
         |case| {
             let disk = on_disk(case);
-            let mut kernel = with_kernel(&disk, RECORDS);
+            let mut kernel = with_kernel(&disk, &disk.options, RECORDS);
             // It differs from a plain directory in more than one way then; what counts is what it
             // shows itself.
             for Step { who, what } in &case.steps {

@@ -193,7 +193,10 @@ fn files(count: u32) -> Vec<String> {
 #[test]
 fn readers_meanwhile() {
     for mode in MODES {
-        let mut m = Stack::new().lower(files(300)).limit(120).mount_with(mode);
+        let mut m = Stack::new()
+            .lower(files(300))
+            .limit(120)
+            .mount_with(&format!("volatile,{mode}"));
         let stop = AtomicBool::new(false);
         let reads = AtomicU32::new(0);
         thread::scope(|scope| {
@@ -229,7 +232,10 @@ fn readers_meanwhile() {
 /// What is changed while the directory is being completed is what it then holds.
 #[test]
 fn changes_meanwhile() {
-    let mut m = Stack::new().lower(files(400)).limit(120).mount();
+    let mut m = Stack::new()
+        .lower(files(400))
+        .limit(120)
+        .mount_with("volatile");
     for round in 0..6 {
         let (from, to) = if round % 2 == 0 {
             ("d", "e")
