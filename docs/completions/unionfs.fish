@@ -36,6 +36,8 @@ function __unionfs_options
             printf '%s\n' $upto{aufs,overlay}
         case 'diropq=*'
             printf '%s\n' $upto{a,w}
+        case 'rename_dir=*'
+            printf '%s\n' $upto{copy,redirect,exdev}
         case 'fsync=*' 'sync=*'
             printf '%s\n' $upto{0,1,auto,strict,volatile}
         case 'log=*'
@@ -76,6 +78,7 @@ function __unionfs_options
                 chroot= 'All layers are named from this directory, as if it were /' \
                 whiteout= 'How deletions are written to the upper' \
                 diropq= 'a' \
+                rename_dir= 'How a directory of which a lower has a part is renamed' \
                 volatile 'fsync and the flush of a copy-up are left out' \
                 fsync= '0 or volatile' \
                 threads= 'How many threads take requests' \
@@ -92,6 +95,8 @@ function __unionfs_options
                 noxattrs 'Extended attributes are neither shown nor kept' \
                 static_nlink 'Directories show a link count of 1' \
                 userxattr 'Marks in user.overlay' \
+                redirect_dir= 'on' \
+                metacopy= 'on' \
                 verity= 'off is the default' \
                 override_creds 'The daemon reads its layers with its own rights' \
                 cow 'Changed files are copied to the upper' \

@@ -153,8 +153,8 @@ pub(super) const ROWS: &[Row] = &[
         takes: Maybe("VALUE"),
         peers: &[Aufs],
         status: Accepted,
-        text: "Renaming a directory that is also in a lower gives EXDEV, as in aufs without \
-               it.",
+        text: "Directories that are also in a lower are renamed without aufs's records; see \
+               `rename_dir`.",
         example: "lowerdir=/l1,nodirren",
     },
     Row {
