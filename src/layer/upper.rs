@@ -293,10 +293,15 @@ impl Upper {
 
     /// Puts a whiteout at `name` itself in place of the whiteout file beside it.
     pub fn write_device(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        self.replace_by_device(parent, name)?;
+        self.remove_marker(parent, name)
+    }
+
+    /// Puts a whiteout device at `name` in place of what is no directory.
+    pub fn replace_by_device(&self, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         sys::cred::enter_own();
         let temp = self.temp(|dir, temp| sys::at::mknod_at(dir, temp, libc::S_IFCHR, 0))?;
-        temp.publish(parent, name, RenameFlags::empty())?;
-        self.remove_marker(parent, name)
+        temp.publish(parent, name, RenameFlags::empty())
     }
 
     /// Flushes all that was written to the upper's filesystem.

@@ -18,14 +18,17 @@ use std::sync::Arc;
 use rustix::fs::RenameFlags;
 
 use crate::layer::name::{Name, NameBuf};
+use crate::layer::remove_tree::remove_tree;
 use crate::layer::upper::Temp;
-use crate::layer::{elsewhere, opaque, whiteout};
-use crate::sys::{self, Errno, FileKind, Result, Stat};
+use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
-use super::copy_up::restore_times;
-use super::inode::{DirPart, DirStack, Inode};
+use super::inode::Inode;
 use super::lookup::{Known, dir_of};
+use super::published::Published;
+
+/// So many errors may be due to what others do meanwhile.
+const MOST_VANISHED: usize = 100;
 
 /// Where a copy is kept: a path below a temporary.
 #[derive(Clone, Debug)]
@@ -88,6 +91,8 @@ pub(super) struct Completion<'a> {
     pub nodes: Vec<Node<'a>>,
     /// The first copies by inode.
     pub by_id: HashMap<u64, usize>,
+    /// Objects that went away while they were copied.
+    vanished: usize,
     /// Files copied so far.
     pub files: usize,
     /// Data of copies are to be flushed.
@@ -107,6 +112,7 @@ impl<'a> Completion<'a> {
             by_dir: HashMap::new(),
             nodes: Vec::new(),
             by_id: HashMap::new(),
+            vanished: 0,
             files: 0,
             unsynced: false,
         }
@@ -123,7 +129,15 @@ impl<'a> Completion<'a> {
     pub fn prepare(&mut self) -> Result<()> {
         let survey = self.survey(false)?;
         for (dir, name) in survey.missing {
-            self.stage(&dir, &name)?;
+            let before = self.nodes.len();
+            match self.stage(&dir, &name) {
+                // It went away while it was copied; the next look tells what is there.
+                Err(Errno::NOENT | Errno::STALE) if self.vanished < MOST_VANISHED => {
+                    self.vanished += 1;
+                    self.give_up(&dir, &name, before)?;
+                }
+                result => result?,
+            }
         }
         for (dir, name) in survey.unpinned {
             if let Some(known) = self.union.lookup_known(&dir, Name::new(&name)?)? {
@@ -131,6 +145,16 @@ impl<'a> Completion<'a> {
             }
         }
         self.flush()
+    }
+
+    /// Removes the copies made since there were `before` of them.
+    fn give_up(&mut self, dir: &Arc<Inode>, name: &NameBuf, before: usize) -> Result<()> {
+        self.nodes.truncate(before);
+        self.by_id.retain(|_, node| *node < before);
+        match self.by_dir.get(&dir.serial) {
+            Some(bucket) => remove_tree(&*self.open(&self.buckets[*bucket].place)?, name),
+            None => Ok(()),
+        }
     }
 
     /// Compares the tree with the copies.
@@ -265,16 +289,7 @@ impl<'a> Completion<'a> {
         if !survey.missing.is_empty() || !survey.unpinned.is_empty() {
             return Err(Errno::AGAIN);
         }
-        let mut published = Published {
-            union: self.union,
-            moves: Vec::new(),
-            nodes: Vec::new(),
-            merged: survey.merged,
-            times: Vec::new(),
-            opaque: None,
-            redirected: Vec::new(),
-            done: false,
-        };
+        let mut published = Published::new(self.union, survey.merged);
         let union = self.union;
         let mut current: Option<(usize, Arc<OwnedFd>, Arc<OwnedFd>)> = None;
         for (bucket, name) in survey.ready {
@@ -306,14 +321,8 @@ impl<'a> Completion<'a> {
     /// Precondition: as for [`Self::publish`], and the rename is done on disk, but not yet in the
     /// inodes.
     pub fn commit(&mut self, mut published: Published<'a>) -> Vec<Known<'a>> {
-        published.done = true;
+        published.keep();
         let union = self.union;
-        for dir in &published.redirected {
-            if let Err(e) = elsewhere::clear_redirect(dir.as_fd(), b"") {
-                // The directory is opaque, so nobody follows it.
-                tracing::debug!("a needless redirect stays on a moved directory: {e}");
-            }
-        }
         let mut is_published = vec![false; self.nodes.len()];
         for root in &published.nodes {
             is_published[*root] = true;
@@ -330,135 +339,5 @@ impl<'a> Completion<'a> {
             union.leave_lowers(&known.inode);
         }
         std::mem::take(&mut published.merged)
-    }
-}
-
-/// Copies in their places, before the rename. Taken back when dropped.
-#[derive(Debug)]
-pub(super) struct Published<'a> {
-    union: &'a Union,
-    /// From, to, name.
-    moves: Vec<(Arc<OwnedFd>, Arc<OwnedFd>, NameBuf)>,
-    /// What was moved.
-    nodes: Vec<usize>,
-    merged: Vec<Known<'a>>,
-    /// The directories that got entries, as they were.
-    times: Vec<(Arc<OwnedFd>, Stat)>,
-    /// The directory was marked opaque.
-    opaque: Option<(Arc<OwnedFd>, NameBuf)>,
-    /// Those that led elsewhere are opaque instead.
-    redirected: Vec<Arc<OwnedFd>>,
-    done: bool,
-}
-
-impl Published<'_> {
-    /// Marks the directory, which is `name` of `parent`, as opaque, until the rename fails.
-    pub fn set_opaque(&mut self, parent: &Arc<OwnedFd>, name: &[u8]) -> Result<()> {
-        let upper = self.union.upper()?;
-        let (dir, union) = (parent.as_fd(), self.union);
-        // Noted first: it may be there even after a failure.
-        self.opaque = Some((Arc::clone(parent), NameBuf::from_slice(name)));
-        union.with_descriptors(|| upper.set_opaque(dir, name))
-    }
-
-    /// Makes the directories opaque that lead to parts in the lowers by themselves.
-    fn end_redirects(&mut self) -> Result<()> {
-        for known in &self.merged {
-            let dir = self.union.dir_fd(&known.inode, 0)?;
-            if elsewhere::redirect(dir.as_fd(), b"")?.is_some() {
-                self.redirected.push(Arc::clone(&dir));
-                opaque::set_attr(dir.as_fd(), b"")?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The directories' entries are the same as before for their users, so are their times.
-    fn restore_times(&self) {
-        for (dir, before) in &self.times {
-            restore_times(dir.as_fd(), before);
-        }
-    }
-}
-
-impl Drop for Published<'_> {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
-        let clear = || {
-            for dir in &self.redirected {
-                opaque::clear_attr(dir.as_fd(), b"")?;
-            }
-            match &self.opaque {
-                Some((parent, name)) => self.union.upper()?.clear_opaque(parent.as_fd(), name),
-                None => Ok(()),
-            }
-        };
-        if let Err(e) = clear() {
-            // With a mark the copies must stay: they are what shows.
-            tracing::error!("a directory stays complete in the upper after a failed rename: {e}");
-            return;
-        }
-        for (from, to, name) in self.moves.iter().rev() {
-            if let Err(e) = sys::at::rename_at(&**to, name, &**from, name, RenameFlags::empty()) {
-                tracing::warn!("a copy stays in the upper after a failed rename: {e}");
-            }
-        }
-        self.restore_times();
-    }
-}
-
-impl Union {
-    /// The node's inode is its copy from now on.
-    fn adopt_copy(&self, node: &Node<'_>) {
-        let inode = &node.known.inode;
-        if self.in_upper(inode) {
-            // Another name of a file that is there already.
-            return;
-        }
-        let from = inode.layer();
-        if inode.kind.is_dir() {
-            self.leave_lowers(inode);
-        }
-        self.inodes.rekey(inode, node.key, inode.by_name);
-        inode.set_copied_up();
-        self.drop_lower_file(inode, from);
-    }
-
-    /// Lowers have no part in the directory any more. Objects of theirs that lost their names may
-    /// still be in use below it.
-    fn leave_lowers(&self, inode: &Arc<Inode>) {
-        let Some(dir) = &inode.dir else { return };
-        let lower = Self::lower_place(inode);
-        let own = DirPart {
-            copies: true,
-            ..DirPart::new_upper()
-        };
-        let old = {
-            let mut stack = dir.stack.write();
-            let first = stack.first().filter(|part| part.layer == 0);
-            let new = DirStack::from_slice(&[*first.unwrap_or(&own)]);
-            std::mem::replace(&mut *stack, new)
-        };
-        inode.place.write().lower = Some(Box::new(lower));
-        for part in old.iter().filter(|part| part.layer > 0) {
-            self.forget_dir_fd(inode, part.layer);
-        }
-    }
-
-    /// Removes the whiteouts of directories in which lowers have no part any more: they hide
-    /// nothing, but other tools show or trip over them.
-    pub(super) fn clear_whiteouts(&self, dirs: &[Known<'_>]) {
-        for known in dirs {
-            let part = known.inode.stack().first().copied();
-            let cleared = self.dir_fd(&known.inode, 0).and_then(|dir| {
-                let readable = self.with_descriptors(|| sys::fd::reopen_dir(&*dir))?;
-                whiteout::clear(&readable, part.is_some_and(|part| part.xattr_whiteouts))
-            });
-            if let Err(e) = cleared {
-                tracing::debug!("needless whiteouts stay in a moved directory: {e}");
-            }
-        }
     }
 }

@@ -8,8 +8,9 @@ use crate::options::RenameDir;
 use crate::sys::{Errno, Result};
 
 use super::Union;
-use super::complete::{Completion, Published};
+use super::complete::Completion;
 use super::inode::Inode;
+use super::published::Published;
 use super::rename::Side;
 
 /// See the module text.

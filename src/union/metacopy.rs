@@ -77,9 +77,7 @@ impl Union {
     /// has as `alias`: there if the copy `leaves` them.
     pub(super) fn settle_data(&self, inode: &Inode, leaves: bool, alias: &Alias) {
         if !leaves {
-            if let Some(data) = inode.own_data() {
-                self.descriptors.drop_data(inode, data.layer);
-            }
+            self.forget_data(inode);
         } else if !inode.is_borrowed() {
             let layer = inode.layer();
             inode.borrow(DataPlace {
@@ -87,6 +85,13 @@ impl Union {
                 dir: alias.parent.path_in(layer),
                 name: NameBuf::from_slice(&alias.name),
             });
+        }
+    }
+
+    /// Says that a file has its data itself.
+    pub(super) fn forget_data(&self, inode: &Inode) {
+        if let Some(data) = inode.own_data() {
+            self.descriptors.drop_data(inode, data.layer);
         }
     }
 
@@ -246,9 +251,7 @@ impl Union {
             sys::file::sync(&dst, false)?;
         }
         elsewhere::clear_metacopy(dst.as_fd(), b"")?;
-        if let Some(data) = inode.own_data() {
-            self.descriptors.drop_data(inode, data.layer);
-        }
+        self.forget_data(inode);
         tracing::debug!(inode = inode.ino(), "data copied up");
         Ok(())
     }

@@ -35,6 +35,7 @@ mod mapped_values;
 mod metacopy;
 mod numbers;
 mod ownership;
+mod published;
 mod rank;
 mod readdir;
 mod redirect;

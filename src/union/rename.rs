@@ -344,6 +344,9 @@ impl Union {
                 Some(Leaving::prepare(self, dst.parent, dst.name, inode, found)?)
             }
         };
+        if dst.state.whiteout_entry && src.is_dir() {
+            self.settle_whiteout(dst)?;
+        }
         let fate = self.make_movable(src, dst, work.source.as_mut(), &mut work.no_redirect)?;
         self.mark_target(src, dst)?;
         let hide = src.in_lower || want_whiteout;

@@ -120,6 +120,16 @@ impl Union {
         })
     }
 
+    /// Makes the whiteout at a name one that hides at any place: a whiteout by attribute does so
+    /// only in directories that are marked for it.
+    pub(super) fn settle_whiteout(&self, side: &Side<'_>) -> Result<()> {
+        let (parent, name) = (side.fd.as_fd(), side.name.bytes());
+        if sys::stat::stat_at(parent, name)?.is_whiteout_device() {
+            return Ok(());
+        }
+        self.upper()?.replace_by_device(parent, name)
+    }
+
     /// Replaces the whiteout file beside a name by what hides the same without it.
     pub(super) fn settle_marker(&self, side: &Side<'_>) -> Result<()> {
         let upper = self.upper()?;

@@ -10,7 +10,7 @@ use unionfs::options::Options;
 use crate::draw::{Binder, Step};
 use crate::harness::{Case, Core, Disk, Subject, allowed_difference, case, compare, run_cases};
 use crate::invariants::differences;
-use crate::model::Dialects;
+use crate::model::{Dialects, Dir, Marks, Node, Slot};
 use crate::mounted::{Mounted, Mounter};
 use crate::ops::{Action, Do, ROOT, Result, Side};
 use crate::plain::{Plain, Users, keep_capabilities, prepare_thread};
@@ -27,6 +27,8 @@ struct Kernel {
 const PLAIN: &str = "redirect_dir=off,index=off,metacopy=off";
 /// What writes records into the upper.
 const RECORDS: &str = "redirect_dir=on,index=on,metacopy=on";
+/// What writes its marks where ordinary users may.
+const USER_MARKS: &str = "userxattr";
 
 impl Kernel {
     /// True for a directory that lists entries none of which can be found.
@@ -148,6 +150,22 @@ fn with_kernel(disk: &Disk, options: &Options, features: &'static str) -> Mounte
     Mounted::new(Box::new(kernel), &at)
 }
 
+/// A layer without whiteouts and marks.
+fn plain(mut dir: Dir) -> Dir {
+    dir.marks = Marks::default();
+    dir.slots.retain(|_, slot| slot.real.is_some());
+    for slot in dir.slots.values_mut() {
+        *slot = Slot {
+            real: slot.real.take().map(|node| match node {
+                Node::Dir(inner) => Node::Dir(plain(inner)),
+                other => other,
+            }),
+            ..Slot::default()
+        };
+    }
+    dir
+}
+
 /// The trees are the same but for records of ours that overlayfs does not know.
 fn assert_same(expected: &Tree, mut got: Tree) {
     for seen in got.values_mut() {
@@ -209,8 +227,17 @@ fn what_the_kernels_overlayfs_wrote_the_union_shows() {
         &case(Dialects::Overlay, 25),
         60,
         |case| {
-            let disk = on_disk(case);
-            let mut kernel = with_kernel(&disk, &disk.options, RECORDS);
+            let mut case = case.clone();
+            let features = if case.metacopy {
+                RECORDS
+            } else {
+                // With that option it does not see the marks of others.
+                case.upper = Dir::default();
+                case.lowers = vec![(plain(case.lowers.swap_remove(0).0), false)];
+                USER_MARKS
+            };
+            let disk = on_disk(&case);
+            let mut kernel = with_kernel(&disk, &disk.options, features);
             // It differs from a plain directory in more than one way then; what counts is what it
             // shows itself.
             for Step { who, what } in &case.steps {

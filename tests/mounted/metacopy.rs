@@ -191,3 +191,45 @@ fn off_by_default() {
     assert!(fs::read(m.up("f")).unwrap() == data().as_bytes());
     fails!(m.stat("g"), NOENT);
 }
+
+/// A file of a lower whose data are in another lower is whole once its directory was copied.
+#[test]
+fn of_a_lower_in_a_renamed_directory() {
+    let m = Stack::new()
+        .lower([format!(
+            "d/f={} | mode=0600 mtime=7 x:{RECORD}=",
+            "x".repeat(160_000)
+        )])
+        .lower([format!("d/f={}", data()), "d/g".to_owned()])
+        .build();
+    // Holes for data, as overlayfs writes it.
+    let holes = fs::OpenOptions::new()
+        .write(true)
+        .open(m.lowers[0].join("d/f"))
+        .unwrap();
+    holes.set_len(0).unwrap();
+    holes.set_len(160_000).unwrap();
+    let times = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
+    holes.set_times(times).unwrap();
+    drop(holes);
+    let mut m = m.mount();
+    let open = fs::File::open(m.p("d/f")).unwrap();
+    let mut start = [0; 4];
+    open.read_exact_at(&mut start, 0).unwrap();
+    m.rename("d", "e").unwrap();
+    let file = fs::OpenOptions::new().write(true).open(m.p("e/f")).unwrap();
+    file.write_all_at(b"WRITE", 0).unwrap();
+    drop(file);
+    open.read_exact_at(&mut start, 1).unwrap();
+    assert_eq!(
+        (&start, m.stat("e/f").unwrap().st_mode & 0o7777),
+        (b"RITE", 0o600)
+    );
+    drop(open);
+    let expected = format!("WRITE{}", &data()[5..]);
+    for _ in 0..2 {
+        assert!(m.read("e/f").unwrap() == expected);
+        assert!(!is_metacopy(&m, "e/f"));
+        m.remount();
+    }
+}

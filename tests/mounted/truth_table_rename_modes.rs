@@ -249,3 +249,24 @@ fn a_redirect_ends_with_what_it_leads_to() {
         m.rmdir("f").unwrap();
     }
 }
+
+/// The whiteout that a directory changes places with hides at its new place too.
+#[test]
+fn onto_a_whiteout_by_attribute() {
+    for mode in ["rename_dir=redirect", "rename_dir=copy"] {
+        let mut m = Stack::new()
+            .upper([
+                "d/ | x:trusted.overlay.opaque=x",
+                "d/w= | x:trusted.overlay.whiteout=",
+            ])
+            .lower(["d/w", "e/y"])
+            .mount_with(mode);
+        m.assert_ls("d", &[]);
+        m.rename("e", "d/w").unwrap();
+        for _ in 0..2 {
+            m.assert_ls("", &["d"]);
+            m.assert_ls("d/w", &["y"]);
+            m.remount();
+        }
+    }
+}
