@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 
 use proptest::prelude::*;
-use unionfs::options::WhiteoutForm;
 use unionfs::options::ownership::Records;
+use unionfs::options::{RenameDir, WhiteoutForm};
 
 use crate::draw::*;
 
@@ -43,7 +43,23 @@ pub(crate) fn choices(name: &'static str) -> Option<Case> {
         ("1", Records::Security),
         ("2", Records::User),
     ];
+    let renames = [
+        ("copy", RenameDir::Copy),
+        ("redirect", RenameDir::Redirect),
+        ("exdev", RenameDir::Exdev),
+    ];
+    let redirects = [
+        ("on", RenameDir::Redirect),
+        ("off", RenameDir::Copy),
+        ("follow", RenameDir::Copy),
+        ("nofollow", RenameDir::Copy),
+    ];
     let case = match name {
+        "rename_dir" => setting(name, words(&renames), |o, mode| o.rename_dir = mode),
+        "redirect_dir" => setting(name, words(&redirects), |o, mode| o.rename_dir = mode),
+        "metacopy" => setting(name, words(&[("on", true), ("off", false)]), |o, on| {
+            o.metacopy = on;
+        }),
         "whiteout" => setting(name, words(&forms), |o, form| o.whiteout = form),
         "diropq" => setting(name, words(&opaque), |o, always| o.always_opaque = always),
         "fsync" | "sync" => setting(name, words(&syncs), |o, volatile| o.volatile = volatile),

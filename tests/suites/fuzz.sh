@@ -41,7 +41,7 @@ run() { # TARGET
     mkdir -p "$found/$1"
     # The limit of time of its own is for an input that hangs.
     timeout $((SECONDS_EACH + 120)) cargo fuzz run "${OPTIONS[@]}" "$1" "$found/$1" "fuzz/corpus/$1" -- \
-        -max_total_time="$SECONDS_EACH" -timeout=10 -max_len=512 -print_final_stats=1
+        -max_total_time="$SECONDS_EACH" -timeout=10 -max_len=512 -verbosity=0 -print_final_stats=1
 }
 
 step "build" build
