@@ -21,7 +21,14 @@ pub(crate) fn remove_tree(dir: impl AsFd, name: &[u8]) -> Result<()> {
         vec![(None, NameBuf::from_slice(name), top)];
     while let Some((_, _, current)) = pending.last() {
         let current = Arc::clone(current);
-        let children = clear_files(&current)?;
+        let children = match clear_files(&current) {
+            // A directory that its owner may not write or read; an ordinary user is bound by that.
+            Err(Errno::ACCESS) => {
+                sys::at::chmod_at(&*current, b"", 0o700)?;
+                clear_files(&current)?
+            }
+            result => result?,
+        };
         if children.is_empty() {
             if let Some((parent, name, _)) = pending.pop() {
                 match parent {

@@ -71,7 +71,11 @@ impl Temp {
 
     /// Moves it to `name` in `parent` in one step.
     pub fn publish(mut self, parent: impl AsFd, name: &[u8], flags: RenameFlags) -> Result<()> {
-        sys::at::rename_at(&*self.dir, &self.name, parent, name, flags)?;
+        move_to(
+            (self.dir.as_fd(), &self.name),
+            (parent.as_fd(), name),
+            flags,
+        )?;
         // After an exchange the temporary name holds what was replaced, which goes with the drop.
         self.published = !flags.contains(RenameFlags::EXCHANGE);
         Ok(())
@@ -354,6 +358,30 @@ impl Upper {
             make_marker(self.root.as_fd(), name::WHITEOUT_BASE)
         });
     }
+}
+
+/// Moves an object that no one can see yet to its place.
+///
+/// An ordinary user may not give a directory another parent without the right to write it, so it
+/// gets that right for the moment.
+pub(crate) fn move_to(
+    from: (BorrowedFd<'_>, &[u8]), to: (BorrowedFd<'_>, &[u8]), flags: RenameFlags,
+) -> Result<()> {
+    let rename = || sys::at::rename_at(from.0, from.1, to.0, to.1, flags);
+    let result = rename();
+    if result != Err(Errno::ACCESS) {
+        return result;
+    }
+    let stat = sys::stat::stat_at(from.0, from.1)?;
+    if !stat.kind().is_dir() || stat.mode & libc::S_IWUSR != 0 {
+        return result;
+    }
+    let mode = stat.mode & 0o7777;
+    sys::at::chmod_at(from.0, from.1, mode | libc::S_IWUSR)?;
+    let result = rename();
+    let at = if result.is_ok() { to } else { from };
+    sys::at::chmod_at(at.0, at.1, mode)?;
+    result
 }
 
 /// Takes from the directory of temporaries what objects made in it would inherit.

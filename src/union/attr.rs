@@ -9,7 +9,7 @@ use super::Union;
 use super::copy_up::Need;
 use super::descriptors::Real;
 use super::inode::Inode;
-use super::metacopy::may_borrow;
+use super::metacopy::shows_holes;
 use super::types::{Attr, Caller, SetAttr, SetTime, StatFs};
 
 impl Union {
@@ -29,7 +29,7 @@ impl Union {
             tracing::error!("an object of a layer was replaced behind the union's back");
             return Err(Errno::STALE);
         }
-        if may_borrow(&stat) {
+        if shows_holes(&stat) {
             self.learn_borrowed(inode)?;
             if inode.is_borrowed() {
                 stat.blocks = self.data_blocks(inode)?;
@@ -64,6 +64,7 @@ impl Union {
             let _names = dir.read_names();
             return self.set_on(&self.real(inode)?, set);
         }
+        let _held = self.not_while_copying(inode);
         let before = match set.uid.or(set.gid) {
             Some(_) if caller.uid != 0 => Some(self.with_real(inode, |real| self.stat_of(real))?),
             _ => None,

@@ -19,7 +19,7 @@ use rustix::fs::RenameFlags;
 
 use crate::layer::name::{Name, NameBuf};
 use crate::layer::remove_tree::remove_tree;
-use crate::layer::upper::Temp;
+use crate::layer::upper::{Temp, move_to};
 use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
@@ -305,7 +305,8 @@ impl<'a> Completion<'a> {
                     current.insert((bucket, self.open(place)?, to))
                 }
             };
-            sys::at::rename_at(&**from, &name, &**to, &name, RenameFlags::NOREPLACE)?;
+            let (old, new) = ((from.as_fd(), &*name), (to.as_fd(), &*name));
+            move_to(old, new, RenameFlags::NOREPLACE)?;
             let moved = (Arc::clone(from), Arc::clone(to), name.clone());
             published.moves.push(moved);
             published.nodes.push(self.buckets[bucket].roots[&name]);

@@ -170,6 +170,10 @@ impl Union {
         }
         match inode.kind {
             FileKind::Regular => {
+                if changes && inode.is_borrowed() {
+                    // It would be the file of a lower.
+                    return Err(Errno::IO);
+                }
                 let file = self.file(&inode, false)?;
                 let result = sys::ioctl::attribute(&*file, command, input, out);
                 if changes {

@@ -14,7 +14,7 @@ use crate::sys::{self, Errno, Result, Stat};
 use super::Union;
 use super::inode::{Dir, DirPart, DirStack, Held, Inode};
 use super::inode_table::Found;
-use super::metacopy::may_borrow;
+use super::metacopy::shows_holes;
 use super::types::{Attr, Entry};
 
 /// What the upper's own directory holds for a name.
@@ -147,7 +147,7 @@ impl Union {
             self.keep_dir_fd(&inode, layer, handle);
         }
         // What cannot be found fails when it is asked for.
-        if may_borrow(&stat) && self.learn(&inode, &stat).is_ok() && inode.is_borrowed() {
+        if shows_holes(&stat) && self.learn(&inode, &stat).is_ok() && inode.is_borrowed() {
             stat.blocks = self.data_blocks(&inode).unwrap_or(stat.blocks);
         }
         self.entry(&inode, stat)

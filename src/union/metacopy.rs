@@ -31,6 +31,9 @@ const ATTRIBUTE_BLOCKS: u64 = 16;
 /// An attribute that every write to the file's data removes.
 const CAPABILITY: &[u8] = b"security.capability";
 
+/// The right to change the attributes of a file.
+pub(super) type AttributesHeld<'a> = (parking_lot::MutexGuard<'a, ()>, Ranked);
+
 /// Where the data of a file are.
 #[derive(Clone, Debug)]
 pub(crate) struct DataPlace {
@@ -55,8 +58,15 @@ impl DataPlace {
     }
 }
 
-/// True when a file may have its data elsewhere: it has next to no blocks for its size.
-pub(super) fn may_borrow(stat: &Stat) -> bool {
+/// True when a file may have its data elsewhere. Its blocks do not say: attributes may take as many
+/// as a small file's data, and a copying of data that was cut short leaves some.
+fn may_borrow(stat: &Stat) -> bool {
+    stat.kind() == FileKind::Regular
+}
+
+/// True when its blocks say that it does: enough for what is only shown, and never so for the many
+/// whole files, each of which would have to be asked.
+pub(super) fn shows_holes(stat: &Stat) -> bool {
     stat.kind() == FileKind::Regular
         && stat.blocks <= ATTRIBUTE_BLOCKS
         && stat.blocks.saturating_mul(512) < stat.size
@@ -238,6 +248,10 @@ impl Union {
             Need::All | Need::Attributes => stat.size,
         };
         sys::copy::copy_data(&*src, &dst, sys::stat::fstat(&*src)?.size, len)?;
+        if len == 0 {
+            // Before the record goes: without it the size would be one of holes.
+            sys::file::truncate(&dst, 0)?;
+        }
         // Writing has cleared what a change of the data clears; but they have not changed.
         if let Some(value) = capability {
             sys::xattr::set(dst.as_fd(), b"", CAPABILITY, &value, 0)?;
@@ -254,6 +268,17 @@ impl Union {
         self.forget_data(inode);
         tracing::debug!(inode = inode.ino(), "data copied up");
         Ok(())
+    }
+
+    /// Keeps the attributes of a file still while its data come: they are put back afterwards to what
+    /// they were before.
+    ///
+    /// Precondition: no lock is held.
+    pub(super) fn not_while_copying<'a>(&self, inode: &'a Inode) -> Option<AttributesHeld<'a>> {
+        (inode.kind == FileKind::Regular).then(|| {
+            let rank = Ranked::enter(Rank::Copying);
+            (inode.copying.lock(), rank)
+        })
     }
 
     /// Sees to it that a file finds its data under any name: a path is recorded where so far the

@@ -63,6 +63,7 @@ impl Union {
         let inode = self.inodes.get(id)?;
         self.check_holder(&inode, attr)?;
         self.ensure_upper(&inode, Need::Attributes)?;
+        let _held = self.not_while_copying(&inode);
         self.with_real(&inode, |real| {
             sys::xattr::set(real.fd(), &real.name, &stored, &value, flags)?;
             if attr == ACCESS_ACL && caller.uid != 0 {
@@ -93,6 +94,7 @@ impl Union {
         }
         self.ensure_upper(&inode, Need::Attributes)?;
         let stored = self.owners.stored_name(0, attr)?;
+        let _held = self.not_while_copying(&inode);
         self.with_real(&inode, |real| {
             sys::xattr::remove(real.fd(), &real.name, &stored)
         })

@@ -235,3 +235,108 @@ fn of_a_lower_in_a_renamed_directory() {
         m.remount();
     }
 }
+
+/// Attributes that change while the data come are not put back to what they were before.
+#[test]
+fn attributes_that_change_while_the_data_come() {
+    const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+    let layers = Stack::new().lower([""; 0]).build();
+    let block = vec![7; 1 << 20];
+    for name in NAMES {
+        let mut file = fs::File::create(layers.lowers[0].join(name)).unwrap();
+        (0..48).for_each(|_| file.write_all(&block).unwrap());
+    }
+    let m = layers.mount_with("metacopy=on,volatile");
+    for (round, name) in NAMES.into_iter().enumerate() {
+        m.chmod(name, 0o640).unwrap();
+        assert!(is_metacopy(&m, name));
+        std::thread::scope(|scope| {
+            let open = || fs::OpenOptions::new().write(true).open(m.p(name)).unwrap();
+            let opened = scope.spawn(open);
+            std::thread::sleep(std::time::Duration::from_millis(2 + 6 * round as u64));
+            m.chmod(name, 0o700).unwrap();
+            xattr::set(m.p(name), "user.k", b"v").unwrap();
+            opened.join().unwrap();
+        });
+        let stored = fs::metadata(m.up(name)).unwrap();
+        assert_eq!(stored.mode() & 0o7777, 0o700, "{name}");
+        assert_eq!(xattr::get(m.up(name), "user.k").unwrap().unwrap(), b"v");
+        assert!(!is_metacopy(&m, name));
+    }
+}
+
+/// A small file has blocks enough for its size when its attributes need one.
+#[test]
+fn small_files_with_large_attributes() {
+    let layers = Stack::new()
+        .upper(["d/one=......", "d/two=......"])
+        .lower(["d/one=data-1", "d/two=data-2"])
+        .build();
+    for name in ["one", "two"] {
+        let path = layers.upper_path().join("d").join(name);
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(6)
+            .unwrap();
+        xattr::set(&path, "user.long", &[b'v'; 600]).unwrap();
+        xattr::set(&path, RECORD, b"").unwrap();
+    }
+    let mut m = layers.mount();
+    fs::hard_link(m.p("d/two"), m.p("link")).unwrap();
+    fs::rename(m.p("d/one"), m.p("moved")).unwrap();
+    fs::rename(m.p("d"), m.p("e")).unwrap();
+    let check = |m: &Mount| {
+        for (name, content) in [("moved", "data-1"), ("e/two", "data-2"), ("link", "data-2")] {
+            assert_eq!(fs::read_to_string(m.p(name)).unwrap(), content, "{name}");
+        }
+    };
+    m.remount();
+    check(&m);
+}
+
+/// A copying of data that was cut short leaves some of them, and the record that they are elsewhere:
+/// none of them may be taken for the file's, and nothing be done to the lower's file in its place.
+#[test]
+fn data_that_came_in_part() {
+    let layers = Stack::new()
+        .upper(["d/f=x", "d/g=x", "d/h=x"])
+        .lower(["f", "g", "h"].map(|name| format!("d/{name}={}", data())))
+        .build();
+    for name in ["f", "g", "h"] {
+        let path = layers.upper_path().join("d").join(name);
+        fs::write(&path, "#".repeat(100_000)).unwrap();
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(160_000)
+            .unwrap();
+        xattr::set(&path, RECORD, b"").unwrap();
+    }
+    let mut m = layers.mount();
+    let flags = std::process::Command::new("chattr")
+        .arg("+d")
+        .arg(m.p("d/h"))
+        .status()
+        .unwrap();
+    assert!(flags.success());
+    fs::rename(m.p("d/f"), m.p("moved")).unwrap();
+    fs::rename(m.p("d"), m.p("e")).unwrap();
+    let check = |m: &Mount| {
+        for name in ["moved", "e/g", "e/h"] {
+            assert!(fs::read_to_string(m.p(name)).unwrap() == data(), "{name}");
+        }
+    };
+    check(&m);
+    m.remount();
+    check(&m);
+    assert!(!is_metacopy(&m, "e/h"), "its flags are its own");
+}

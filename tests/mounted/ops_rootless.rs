@@ -143,3 +143,25 @@ fn demo_as_root_and_as_a_user() {
         );
     }
 }
+
+/// A directory that its owner may not write can be renamed by him, with all that is in it.
+#[test]
+fn directories_that_may_not_be_written() {
+    let _device = DeviceMode::set(0o666);
+    for options in ["rename_dir=copy", "rename_dir=copy,whiteout=overlay"] {
+        let place = Place::new();
+        let text = format!(
+            "mkdir -p low/ro/sub up; echo 1 > low/ro/sub/f; echo 2 > low/ro/g\n\
+             chmod 555 low/ro/sub low/ro; options=lowerdir=low,upperdir=up,{options}\n\
+             $unionfs -o $options $mnt\n\
+             mv $mnt/ro $mnt/moved; cat $mnt/moved/sub/f $mnt/moved/g; stat -c %a $mnt/moved $mnt/moved/sub\n\
+             fusermount3 -u $mnt; $unionfs -o $options $mnt; cat $mnt/moved/sub/f; fusermount3 -u $mnt\n\
+             test ! -e up/.wh..wh.orph || rmdir up/.wh..wh.orph"
+        );
+        let outcome = place.script(&[], &text);
+        let told = format!("{options}: {}{}", outcome.stdout, outcome.stderr);
+        place.check();
+        assert!(outcome.status.success(), "{told}");
+        assert_eq!(outcome.stdout, "1\n2\n555\n555\n1\n", "{told}");
+    }
+}
