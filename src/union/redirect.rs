@@ -180,6 +180,9 @@ impl<'a> Trail<'a> {
     }
 }
 
+/// Longest record that is followed, in bytes: no path is longer, and each is walked at every lookup.
+const LONGEST: usize = libc::PATH_MAX as usize;
+
 impl Union {
     /// The meaning of the redirect record that an object of `layer` holds.
     ///
@@ -193,7 +196,7 @@ impl Union {
             return Ok(None);
         };
         self.check_trust(layer, name, &record)?;
-        let redirect = Redirect::parse(&record.value);
+        let redirect = Redirect::parse(&record.value).filter(|_| record.value.len() <= LONGEST);
         if redirect.is_none() {
             self.refuse(layer, name, "a redirect record that leads nowhere");
         }
