@@ -44,27 +44,32 @@ impl UnionSide {
     /// The next mount, with other options: what one way of renaming directories wrote, the others
     /// find. Now and then the upper has become a lower.
     pub fn remount(&mut self) {
-        self.close();
         self.remounts += 1;
+        let freezes = self.remounts.is_multiple_of(2) && self.frozen.len() < MOST_FROZEN;
+        if freezes {
+            // Pseudo-links are followed in the upper only.
+            self.flush().unwrap();
+        }
+        self.close();
         self.options.rename_dir = match self.options.rename_dir {
             RenameDir::Copy => RenameDir::Redirect,
             RenameDir::Redirect => RenameDir::Exdev,
             RenameDir::Exdev => RenameDir::Copy,
         };
         self.options.metacopy = !self.options.metacopy;
-        if self.remounts.is_multiple_of(2) && self.frozen.len() < MOST_FROZEN {
+        if freezes {
             self.freeze();
         }
         self.reopen();
     }
 
-    /// Puts a new upper above this one. Names of one file in a lower part when it is copied up, so
-    /// there must not be any.
+    /// Puts a new upper above this one. How many names of a file were taken away counts only in the
+    /// upper where that was done, so there must not be any of which some are left.
     fn freeze(&mut self) {
         let Some(upper) = self.options.upper.clone() else {
             return;
         };
-        if has_links(&upper) {
+        if upper.join(".wh..wh.plnk").exists() {
             return;
         }
         let next = upper.with_file_name(format!("upper{}", self.remounts));
@@ -93,19 +98,6 @@ fn xattrs(path: &Path) -> Vec<std::ffi::OsString> {
     names
         .filter(|name| !is_record(&name.to_string_lossy()))
         .collect()
-}
-
-/// True when something but a whiteout has more than one name.
-fn has_links(dir: &Path) -> bool {
-    listing(dir).iter().any(|path| {
-        let meta = std::fs::symlink_metadata(path).unwrap();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if meta.is_dir() {
-            has_links(path)
-        } else {
-            meta.nlink() > 1 && !name.starts_with(".wh.")
-        }
-    })
 }
 
 fn listing(dir: &Path) -> Vec<PathBuf> {
