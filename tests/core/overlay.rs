@@ -215,6 +215,7 @@ fn what_the_union_wrote_the_kernels_overlayfs_shows() {
             compare(&mut core, &mut oracle, &disk.oracle, &case.steps);
             oracle.kept.clear();
             let options = core.side.options.clone();
+            core.side.flush().unwrap();
             drop(core);
             let expected = tree::scan(&disk.oracle);
             let mut kernel = with_kernel(&disk, &options, RECORDS);

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use unionfs::mount::open_union;
-use unionfs::options::RenameDir;
+use unionfs::options::{RenameDir, WhiteoutForm};
 
 use crate::invariants::Raw;
 use crate::union_side::UnionSide;
@@ -46,7 +46,17 @@ impl UnionSide {
     pub fn remount(&mut self) {
         self.remounts += 1;
         let freezes = self.remounts.is_multiple_of(2) && self.frozen.len() < MOST_FROZEN;
-        if freezes {
+        // How many names of a file were taken away counts only in the upper where that was done, so
+        // there must not be any of which some are left; and overlayfs parts names that are changed.
+        let upper = self.options.upper.clone().filter(|_| freezes);
+        let for_kernel = self.options.whiteout == WhiteoutForm::Overlay;
+        let is_whole = |upper: &PathBuf| {
+            let links = listing(&upper.join(".wh..wh.plnk"));
+            let is_count = |path: &PathBuf| path.extension().is_some_and(|n| n == "0");
+            !links.iter().any(is_count) && !(for_kernel && has_links(upper))
+        };
+        let upper = upper.filter(is_whole);
+        if upper.is_some() {
             // Pseudo-links are followed in the upper only.
             self.flush().unwrap();
         }
@@ -57,21 +67,14 @@ impl UnionSide {
             RenameDir::Exdev => RenameDir::Copy,
         };
         self.options.metacopy = !self.options.metacopy;
-        if freezes {
-            self.freeze();
+        if let Some(upper) = upper {
+            self.freeze(upper);
         }
         self.reopen();
     }
 
-    /// Puts a new upper above this one. How many names of a file were taken away counts only in the
-    /// upper where that was done, so there must not be any of which some are left.
-    fn freeze(&mut self) {
-        let Some(upper) = self.options.upper.clone() else {
-            return;
-        };
-        if upper.join(".wh..wh.plnk").exists() {
-            return;
-        }
+    /// Puts a new upper above this one.
+    fn freeze(&mut self, upper: PathBuf) {
         let next = upper.with_file_name(format!("upper{}", self.remounts));
         std::fs::create_dir(&next).unwrap();
         let from = std::fs::metadata(&upper).unwrap();
@@ -98,6 +101,19 @@ fn xattrs(path: &Path) -> Vec<std::ffi::OsString> {
     names
         .filter(|name| !is_record(&name.to_string_lossy()))
         .collect()
+}
+
+/// True when something but a whiteout has more than one name.
+fn has_links(dir: &Path) -> bool {
+    listing(dir).iter().any(|path| {
+        let meta = std::fs::symlink_metadata(path).unwrap();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if meta.is_dir() {
+            has_links(path)
+        } else {
+            meta.nlink() > 1 && !name.starts_with(".wh.")
+        }
+    })
 }
 
 fn listing(dir: &Path) -> Vec<PathBuf> {
