@@ -1,6 +1,7 @@
 //! The command line: words in, a [`Command`] out. No I/O.
 
 mod overlay;
+mod plink;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,8 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{Args, Parser, Subcommand};
 
 use crate::options::{self, OptionError, Options};
+
+pub use plink::Plink;
 
 /// What the program is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum Command {
         /// Where it is mounted.
         mountpoint: PathBuf,
     },
+    /// Look at or flush pseudo-links.
+    Plink(Plink),
     /// Show on screen what a union does.
     Demo,
     /// Print a text (help, version) and end.
@@ -96,6 +101,8 @@ enum Verb {
         /// Where it is mounted
         mountpoint: PathBuf,
     },
+    /// List or flush what holds the names of linked files together
+    Plink(plink::PlinkArgs),
     /// Build a small stack of layers, mount it and show what a union does
     Demo,
 }
@@ -157,6 +164,7 @@ where
     };
     match (cli.verb, cli.mount) {
         (Some(Verb::Umount { mountpoint }), _) => Ok(Command::Umount { mountpoint }),
+        (Some(Verb::Plink(plink)), _) => plink.check(),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
         (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {
             Ok(Command::Mount(Box::new(mount.check()?)))

@@ -28,5 +28,6 @@ mod fuse;
 mod layer;
 pub mod mount;
 pub mod options;
+pub mod plink;
 mod sys;
 pub mod union;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use unionfs::cli::{self, Command};
 use unionfs::daemon::{self, Manner};
-use unionfs::demo;
+use unionfs::{demo, plink};
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -23,6 +23,10 @@ fn main() -> ExitCode {
         }
         Ok(Command::Umount { mountpoint }) => {
             daemon::umount(&mountpoint).map_err(|failure| failure.to_string())
+        }
+        Ok(Command::Plink(what)) => {
+            let mut out = std::io::stdout().lock();
+            plink::run(&what, &mut out).map_err(|failure| failure.to_string())
         }
         Ok(Command::Demo) => demo::run().map_err(|failure| failure.to_string()),
         Ok(Command::Print(text)) => std::io::stdout()

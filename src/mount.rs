@@ -31,6 +31,8 @@ enum Reason {
     Layer(#[from] LayerError),
     #[error("reading the layers: {}", std::io::Error::from(*.0))]
     Union(Errno),
+    #[error("option xino: layer {} is on a filesystem without file handles", .0.display())]
+    NoHandles(PathBuf),
     #[error("option xattr_permissions: {}", records(*.0))]
     Records(Errno),
     #[error(transparent)]
@@ -145,6 +147,8 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Mounted {
     session: Session,
+    /// To be flushed at the end.
+    flush: Option<Arc<Union>>,
 }
 
 /// Ends a mount from any thread.
@@ -184,6 +188,11 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
     let spare = limit.saturating_sub(RESERVED_DESCRIPTORS + options.lowers.len() as u64);
     let descriptors = (spare / 2).min(MAX_CACHED_DESCRIPTORS);
     let layers = LayerStack::open(options).map_err(Reason::from)?;
+    if options.identity.xino_on
+        && let Some(layer) = layers.without_handles()
+    {
+        return Err(Reason::NoHandles(layer.path.clone()).into());
+    }
     let owners = Owners::open(&layers, &options.ownership).map_err(Reason::Records)?;
     let settings = Settings {
         owners,
@@ -196,6 +205,8 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
             // Who cannot read privileged records has no rights that others' records could abuse.
             user_records: options.userxattr || !sys::cred::is_real_root(),
         },
+        plinks: !options.identity.noplink,
+        ino32: options.identity.ino32,
     };
     Ok(Union::new(layers, settings).map_err(Reason::Union)?)
 }
@@ -212,8 +223,10 @@ impl Prepared {
                 Session::adopt(&self.union, fd, &name, &self.options)
             }
         };
+        let flush = self.options.identity.flush_at_umount && !self.union.is_read_only();
         Ok(Mounted {
             session: session.map_err(Reason::from)?,
+            flush: flush.then_some(self.union),
         })
     }
 }
@@ -229,7 +242,16 @@ impl Mounted {
     /// # Errors
     /// A connection to the kernel that broke.
     pub fn run(self) -> Result<(), MountError> {
-        Ok(self.session.run().map_err(Reason::from)?)
+        self.session.run().map_err(Reason::from)?;
+        if let Some(union) = self.flush {
+            match union.flush_plinks() {
+                Ok(flushed) if flushed.kept == 0 => {}
+                Ok(flushed) => tracing::warn!("{} pseudo-links had to stay", flushed.kept),
+                // What is not flushed now is there at the next mount.
+                Err(e) => tracing::error!("pseudo-links could not be flushed: {e}"),
+            }
+        }
+        Ok(())
     }
 }
 

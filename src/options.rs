@@ -4,6 +4,7 @@ mod apply;
 mod branches;
 mod error;
 mod grammar;
+mod identity;
 pub mod ownership;
 pub mod table;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use error::OptionError;
 pub use grammar::{quote, quote_path};
+pub use identity::Identity;
 
 use ownership::Ownership;
 
@@ -166,6 +168,8 @@ pub struct Options {
     /// Overlayfs's records in `user.overlay.*` say where contents are, too, though the owner of a
     /// file may write them.
     pub userxattr: bool,
+    /// How names and inode numbers of one file hold together.
+    pub identity: Identity,
     /// How many threads serve requests; `None`: decided at mount.
     pub threads: Option<usize>,
     /// The device name shown in /proc/mounts.

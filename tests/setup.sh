@@ -12,7 +12,7 @@ fi
 
 PACKAGES=(acl attr bubblewrap build-essential ca-certificates debian-archive-keyring e2fsprogs
     fish fuse-overlayfs fuse3 git groff libacl1-dev libcap2-bin man-db mandoc mmdebstrap mount
-    pkg-config procps python3 shellcheck strace uidmap util-linux xfsprogs zsh)
+    pkg-config procps python3 rsync shellcheck strace uidmap util-linux xfsprogs zsh)
 packages() {
     # A third-party source that cannot be reached is no reason to stop; a missing package is.
     apt-get -q update || echo "apt-get update failed in part; going on with what there is"

@@ -20,6 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("mount", &["fuse", "union", "layer", "sys", "options"]),
     ("cli", &["options"]),
     ("daemon", &["mount", "options", "sys"]),
+    ("plink", &["mount", "cli", "options", "sys"]),
     ("demo", &["daemon", "mount", "cli", "options", "sys"]),
 ];
 

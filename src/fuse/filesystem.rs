@@ -15,7 +15,7 @@ use fuser::{
 };
 
 use crate::options::Options;
-use crate::sys::Errno;
+use crate::sys::{Errno, cred};
 use crate::union::{DirEntry, Make, OpenMode, SetAttr, Union};
 
 use super::convert::{self, caller, errno};
@@ -27,9 +27,6 @@ thread_local! {
     /// Read buffer of this thread, as large as its largest read so far (1 MiB at most).
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
-
-/// Node ids of directory entries that could not be looked up; see [`UnionFs::add_plus`].
-const UNKNOWN_NODES: u64 = 3 << 61;
 
 /// The union as fuser drives it.
 #[derive(Debug)]
@@ -86,6 +83,10 @@ impl UnionFs {
             return reply.add(ino, entry.next, name, &NEVER, &nameless, Generation(0));
         }
         match self.union.lookup(dir, &entry.name) {
+            Ok(Some(found)) if found.id != found.attr.ino => {
+                self.union.forget(found.id, 1);
+                self.add_listed_only(entry, reply)
+            }
             Ok(Some(found)) => {
                 let ttl = self.policy.attr_of(&found).min(self.policy.entry);
                 let attr = self.policy.attributes(&found.attr, found.id);
@@ -99,20 +100,29 @@ impl UnionFs {
             }
             // Gone since the listing.
             Ok(None) => false,
-            Err(_) => {
-                // Listed, but without an answer for its attributes: a node of no one, which the
-                // kernel looks up again before any use.
-                nameless.ino = INodeNo(UNKNOWN_NODES | (entry.next >> 3));
-                reply.add(
-                    nameless.ino,
-                    entry.next,
-                    name,
-                    &NEVER,
-                    &nameless,
-                    Generation(0),
-                )
-            }
+            // Listed, but without an answer for its attributes.
+            Err(_) => self.add_listed_only(entry, reply),
         }
+    }
+
+    /// Adds an entry that the kernel shall list and look up before any use; true when the buffer is
+    /// full.
+    ///
+    /// fuser has one number for the node, its attributes and the listing. This is the listing's; that
+    /// it is taken for a node is prevented by a size that no file has. The kernel lists the name all
+    /// the same, and then forgets a node that it never knew.
+    fn add_listed_only(&self, entry: &DirEntry, reply: &mut ReplyDirectoryPlus) -> bool {
+        let mut attr = convert::negative_attr();
+        attr.ino = INodeNo(entry.ino);
+        attr.kind = convert::kind(entry.kind);
+        attr.size = u64::MAX;
+        let name = OsStr::from_bytes(&entry.name);
+        let generation = Generation(0);
+        let full = reply.add(attr.ino, entry.next, name, &NEVER, &attr, generation);
+        if !full {
+            self.union.expect_stray_forget(entry.ino);
+        }
+        full
     }
 }
 
@@ -135,7 +145,7 @@ impl Filesystem for UnionFs {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.union.forget(ino.0, nlookup);
+        self.union.forget_by_kernel(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -305,7 +315,11 @@ impl Filesystem for UnionFs {
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.union.opendir(ino.0) {
             Ok(handle) => {
-                let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+                let flags = if self.union.keeps_numbers() {
+                    FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
+                } else {
+                    FopenFlags::empty()
+                };
                 reply.opened(FileHandle(handle), flags);
             }
             Err(e) => reply.error(errno(e)),
@@ -431,9 +445,19 @@ impl Filesystem for UnionFs {
     }
 
     fn ioctl(
-        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, _flags: IoctlFlags, cmd: u32,
+        &self, req: &Request, ino: INodeNo, _fh: FileHandle, _flags: IoctlFlags, cmd: u32,
         in_data: &[u8], out_size: u32, reply: ReplyIoctl,
     ) {
+        if self.union.is_control(ino.0, cmd) {
+            if ![0, cred::own_uid()].contains(&req.uid()) {
+                return reply.error(errno(Errno::PERM));
+            }
+            let input = in_data.to_vec();
+            return self.slowly(move |union| match union.control(cmd, &input) {
+                Ok(data) => reply.ioctl(0, &data),
+                Err(e) => reply.error(errno(e)),
+            });
+        }
         match self.union.ioctl(ino.0, cmd, in_data, out_size as usize) {
             Ok(data) => reply.ioctl(0, &data),
             Err(e) => reply.error(errno(e)),

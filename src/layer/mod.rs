@@ -9,6 +9,7 @@ pub(crate) mod name;
 pub(crate) mod opaque;
 pub(crate) mod open;
 pub(crate) mod origin;
+pub(crate) mod plink;
 pub(crate) mod private;
 pub(crate) mod record;
 pub(crate) mod remove_tree;
@@ -48,12 +49,31 @@ pub(crate) struct LayerStack {
     pub layers: Vec<Layer>,
     /// The writable layer's own state; `None` makes the union read-only.
     pub upper: Option<Upper>,
+    /// The first layer is an upper, even if it is not written by this union.
+    pub has_upper: bool,
 }
 
 impl LayerStack {
     /// True when `index` is the writable layer.
     pub fn is_upper(&self, index: LayerIndex) -> bool {
         index == 0 && self.upper.is_some()
+    }
+
+    /// True when `index` is the upper, even one that is not written now.
+    pub fn is_top(&self, index: LayerIndex) -> bool {
+        index == 0 && self.has_upper
+    }
+
+    /// Device of the upper, even of one that is not written now.
+    pub fn top_dev(&self) -> Option<u64> {
+        let top = self.layers.first().filter(|_| self.has_upper);
+        top.map(|layer| layer.dev)
+    }
+
+    /// A layer whose filesystem has no file handles, and so perhaps no inode numbers that last.
+    pub fn without_handles(&self) -> Option<&Layer> {
+        let mut layers = self.layers.iter();
+        layers.find(|layer| !crate::sys::stat::has_handle(&*layer.root))
     }
 
     /// The layer at `index`.

@@ -159,6 +159,7 @@ impl LayerStack {
             work,
             lowers,
         } = All::open(options)?;
+        let has_upper = upper.is_some();
         let mut layers = Vec::with_capacity(lowers.len() + 1);
         let mut state = None;
         match upper {
@@ -179,6 +180,7 @@ impl LayerStack {
         Ok(Self {
             layers,
             upper: state,
+            has_upper,
         })
     }
 }

@@ -16,24 +16,29 @@ const INO_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.ino", b"user.unionfs.ino"];
 pub(crate) const COPIES_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.copies", b"user.unionfs.copies"];
 
 /// Records `ino` on the object `name` of `dir`, whose real inode number is `real`. Where no
-/// attribute can be had (a symlink of an ordinary user's mount, say), nothing is kept.
-pub(crate) fn record(dir: BorrowedFd<'_>, name: &[u8], ino: u64, real: u64) -> Result<()> {
+/// attribute can be had (a symlink of an ordinary user's mount, say), nothing is kept; returns
+/// whether it is.
+pub(crate) fn record(dir: BorrowedFd<'_>, name: &[u8], ino: u64, real: u64) -> Result<bool> {
     let mut value = [0; 16];
     value[..8].copy_from_slice(&ino.to_le_bytes());
     value[8..].copy_from_slice(&real.to_le_bytes());
-    set_if_possible(dir, name, INO_ATTRS, &value)
+    set_first(dir, name, INO_ATTRS, &value)
 }
 
 /// The recorded number of the object `name` of `dir`, whose real inode number is `real`.
 pub(crate) fn recorded(dir: BorrowedFd<'_>, name: &[u8], real: u64) -> Result<Option<u64>> {
-    for attr in INO_ATTRS {
-        let value = match sys::xattr::get(dir, name, attr) {
-            Ok(value) => value,
-            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => None,
-            Err(e) => return Err(e),
-        };
-        if let Some(value) = value {
-            return Ok(parse(&value, real));
+    let value = get_first(dir, name, INO_ATTRS)?;
+    Ok(value.and_then(|value| parse(&value, real)))
+}
+
+/// The value of the first of two attributes that is there and may be read.
+pub(super) fn get_first(
+    dir: BorrowedFd<'_>, name: &[u8], attrs: [&[u8]; 2],
+) -> Result<Option<Vec<u8>>> {
+    for attr in attrs {
+        match sys::xattr::get(dir, name, attr) {
+            Ok(None) | Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => {}
+            result => return result,
         }
     }
     Ok(None)
@@ -48,15 +53,16 @@ fn parse(value: &[u8], real: u64) -> Option<u64> {
 
 /// Marks a directory as one that may hold copies.
 pub(crate) fn mark(dir: BorrowedFd<'_>) -> Result<()> {
-    set_if_possible(dir, b"", COPIES_ATTRS, b"y")
+    set_first(dir, b"", COPIES_ATTRS, b"y").map(|_| ())
 }
 
-fn set_if_possible(
+/// Sets the first of two attributes that may be set; false when neither may.
+pub(super) fn set_first(
     dir: BorrowedFd<'_>, name: &[u8], attrs: [&[u8]; 2], value: &[u8],
-) -> Result<()> {
+) -> Result<bool> {
     match set_record(dir, name, attrs, value) {
-        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => Ok(()),
-        result => result,
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => Ok(false),
+        result => result.map(|()| true),
     }
 }
 

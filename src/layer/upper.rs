@@ -169,13 +169,7 @@ impl Upper {
             return Ok(Arc::clone(dir));
         }
         let (parent, dir) = self.temp_place();
-        sys::cred::enter_own();
-        keep_times(parent, || match sys::at::mkdir_at(&**parent, dir, 0o700) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(e) => Err(e),
-        })?;
-        let fd = Arc::new(sys::at::open_dir_path(&**parent, dir, true)?);
-        make_neutral(&fd)?;
+        let fd = Arc::new(make_hidden_dir(parent, dir)?);
         *slot = Some(Arc::clone(&fd));
         Ok(fd)
     }
@@ -382,6 +376,18 @@ pub(crate) fn move_to(
     let at = if result.is_ok() { to } else { from };
     sys::at::chmod_at(at.0, at.1, mode)?;
     result
+}
+
+/// Makes a directory that users do not see, unless it is there.
+pub(super) fn make_hidden_dir(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
+    sys::cred::enter_own();
+    keep_times(parent, || match sys::at::mkdir_at(parent, name, 0o700) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(e),
+    })?;
+    let fd = sys::at::open_dir_path(parent, name, true)?;
+    make_neutral(&fd)?;
+    Ok(fd)
 }
 
 /// Takes from the directory of temporaries what objects made in it would inherit.

@@ -208,7 +208,7 @@ impl Reader {
             b"userxattr" => options.userxattr = true,
             b"debug" => options.log = Some("debug".to_owned()),
             b"ephemeral" => options.kernel_flags.noatime = true,
-            _ => return self.kernel_flag(word),
+            _ => return self.options.identity.word(word) || self.kernel_flag(word),
         }
         true
     }
@@ -388,7 +388,7 @@ impl Reader {
             }
             b"log" => options.log = Some(value.utf8()?),
             b"log_file" | b"debug_file" => options.log_file = Some(value.path()?),
-            _ => return Ok(false),
+            _ => return options.identity.setting(value),
         }
         Ok(true)
     }

@@ -1,4 +1,4 @@
-//! The attribute ioctls of files: inode flags and project attributes.
+//! The attribute ioctls of files (inode flags and project attributes), and those of our own.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -12,6 +12,40 @@ pub(crate) const SETFLAGS: u32 = 0x4008_6602;
 pub(crate) const FSGETXATTR: u32 = 0x801c_581f;
 /// `FS_IOC_FSSETXATTR`: extended flags and project id, set.
 pub(crate) const FSSETXATTR: u32 = 0x401c_5820;
+
+/// Of ours, on the root of a mount: flush the pseudo-links. `_IOWR('u', 0x50, [u64; 64])`.
+pub(crate) const PLINK_FLUSH: u32 = control_number(0x50);
+/// List the inode numbers above the given one that pseudo-links hold together.
+pub(crate) const PLINK_LIST: u32 = control_number(0x51);
+/// Words of their argument.
+pub(crate) const CONTROL_WORDS: usize = 64;
+
+const fn control_number(number: u32) -> u32 {
+    const READ_AND_WRITTEN: u32 = 3 << 30;
+    READ_AND_WRITTEN | (8 * CONTROL_WORDS as u32) << 16 | (b'u' as u32) << 8 | number
+}
+
+/// Asks the daemon of a mount for one of the two; `input` is the first word of the argument.
+pub(crate) fn control(fd: impl AsFd, command: u32, input: u64) -> Result<[u64; CONTROL_WORDS]> {
+    let mut words = [0; CONTROL_WORDS];
+    words[0] = input;
+    if !matches!(command, PLINK_FLUSH | PLINK_LIST) {
+        return Err(Errno::NOTTY);
+    }
+    // SAFETY: the descriptor is open for the call; by its number, the command reads and writes as
+    // many bytes at the argument as it has. A file that does not know the command does nothing.
+    let ret = unsafe {
+        libc::ioctl(
+            fd.as_fd().as_raw_fd(),
+            libc::Ioctl::from(command),
+            words.as_mut_ptr(),
+        )
+    };
+    if ret < 0 {
+        return Err(super::fd::last_errno());
+    }
+    Ok(words)
+}
 
 /// Size of the largest argument among the four, struct fsxattr.
 const ARG: usize = 28;

@@ -134,6 +134,50 @@ pub(crate) fn stat_at(dir: impl AsFd, name: &[u8]) -> Result<Stat> {
     rustix::fs::statat(dir, name, flags).map(|s| Stat::from_raw(&s))
 }
 
+/// True when the object has a file handle (`name_to_handle_at(2)`), by which its filesystem would
+/// find it again.
+pub(crate) fn has_handle(fd: impl AsFd) -> bool {
+    #[repr(C)]
+    struct Handle {
+        bytes: libc::c_uint,
+        kind: libc::c_int,
+        data: [u8; 128],
+    }
+    let mut handle = Handle {
+        bytes: 128,
+        kind: 0,
+        data: [0; 128],
+    };
+    let mut mount: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the call, the path is a static NUL-terminated string, and
+    // the structure is laid out as struct file_handle with room for as many bytes as it says.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_name_to_handle_at,
+            std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()),
+            c"".as_ptr(),
+            &raw mut handle,
+            &raw mut mount,
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    ret == 0
+}
+
+/// Time of birth of `name` in `dir` in nanoseconds since 1970, where the filesystem keeps it.
+pub(crate) fn born(dir: impl AsFd, name: &[u8]) -> Option<u64> {
+    use rustix::fs::StatxFlags;
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+    let got = rustix::fs::statx(dir, name, flags, StatxFlags::BTIME).ok()?;
+    if !StatxFlags::from_bits_retain(got.stx_mask).contains(StatxFlags::BTIME) {
+        return None;
+    }
+    let seconds = u64::try_from(got.stx_btime.tv_sec).ok()?;
+    seconds
+        .checked_mul(1_000_000_000)?
+        .checked_add(u64::from(got.stx_btime.tv_nsec))
+}
+
 /// Attributes of an open file.
 pub(crate) fn fstat(fd: impl AsFd) -> Result<Stat> {
     rustix::fs::fstat(fd).map(|s| Stat::from_raw(&s))

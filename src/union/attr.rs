@@ -35,6 +35,7 @@ impl Union {
                 stat.blocks = self.data_blocks(inode)?;
             }
         }
+        self.count_subdirs(inode);
         Ok(self.show(inode, stat))
     }
 

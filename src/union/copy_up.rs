@@ -47,7 +47,8 @@ pub(super) enum Copy {
 
 impl Copy {
     /// Writes down the number under which users know the object, so that it keeps it.
-    pub fn record_ino(&self, ino: u64, real: &Stat) -> Result<()> {
+    /// Returns whether it could be.
+    pub fn record_ino(&self, ino: u64, real: &Stat) -> Result<bool> {
         let (dir, name) = self.real();
         origin::record(dir, name, ino, real.ino)
     }
@@ -95,10 +96,14 @@ impl Union {
                 self.copy_up(&dir, Need::All)?;
             }
         }
-        self.copy_up(inode, need)
+        self.copy_up(inode, need)?;
+        if inode.is_plinked() {
+            self.put_names(inode);
+        }
+        Ok(())
     }
 
-    fn copy_up(&self, inode: &Arc<Inode>, need: Need) -> Result<()> {
+    pub(super) fn copy_up(&self, inode: &Arc<Inode>, need: Need) -> Result<()> {
         let _rank = Ranked::enter(Rank::Copying);
         let _copying = inode.copying.lock();
         if self.in_upper(inode) {
@@ -240,6 +245,16 @@ impl Union {
 
     /// Gives the copy the inode's name, or keeps it without one if the name is gone.
     fn publish(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
+        let (dir, name) = copy.real();
+        let stat = sys::stat::stat_at(dir, name)?;
+        let is_kept = inode.by_name || copy.record_ino(inode.ino(), &stat)?;
+        if !inode.kind.is_dir() && self.plinks.follow() {
+            let record = self.lower_record(inode)?;
+            // A copy that cannot carry its number has it in the name of its entry.
+            if record.links > 1 || !is_kept || self.plinks.group(inode.ino()).is_some() {
+                return self.publish_plink(inode, copy, record);
+            }
+        }
         let _tree = self.tree.read();
         let Some(alias) = inode.alias() else {
             return self.adopt_orphan(inode, copy);
@@ -255,11 +270,11 @@ impl Union {
             return self.adopt_orphan(inode, copy);
         }
         // All that may fail comes before the name.
-        let (dir, name) = copy.real();
-        let stat = sys::stat::stat_at(dir, name)?;
         if !inode.by_name {
             self.mark_copies(&alias.parent, parent.as_fd())?;
-            copy.record_ino(inode.ino(), &stat)?;
+        }
+        if inode.kind.is_dir() {
+            self.keep_subdirs(inode)?;
         }
         let leaves = copy.leaves_data();
         let before = sys::stat::fstat(&*parent)?;
@@ -297,7 +312,7 @@ impl Union {
 
     /// Keeps a copy that has no name any more by its descriptor alone; nothing stays on disk once
     /// the inode is forgotten.
-    fn adopt_orphan(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
+    pub(super) fn adopt_orphan(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
         let leaves = copy.leaves_data();
         if let Some(alias) = inode.alias_or_last() {
             self.settle_data(inode, leaves, &alias);

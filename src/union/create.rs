@@ -158,6 +158,9 @@ impl Union {
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
         let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
         self.finish_whiteout(fd.as_fd(), name, state, &stat)?;
+        if stat.kind().is_dir() {
+            Self::subdir_changed(&parent, true);
+        }
         // Nothing below shows through: that was checked, or is hidden by the mark it got.
         let part = DirPart::new_upper();
         let stack = stat.kind().is_dir().then(|| DirStack::from_slice(&[part]));

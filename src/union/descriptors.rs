@@ -249,6 +249,9 @@ impl Union {
                 }
                 _ => {}
             }
+            if let Some(place) = self.plink_place(inode) {
+                return Ok(place);
+            }
             let alias = place.alias.as_ref().ok_or(Errno::STALE)?;
             (Arc::clone(&alias.parent), NameBuf::from_slice(&alias.name))
         };

@@ -125,6 +125,11 @@ impl Union {
         &'a self, side: &Side<'_>, to: &Side<'_>, fate: Fate<'a>,
         completion: Option<&mut Completion<'a>>,
     ) {
+        if side.is_dir() {
+            Self::subdir_changed(side.parent, false);
+            Self::subdir_changed(to.parent, true);
+            self.moves.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        }
         let Some(inode) = &side.inode else { return };
         let mut lower = None;
         let mut completed = Vec::new();

@@ -12,6 +12,7 @@ use crate::layer::upper::Temp;
 use crate::sys::FileKind;
 
 use super::metacopy::DataPlace;
+use super::nlink::Subdirs;
 
 /// Names of one inode that are remembered besides the first. An inode with more names is reached
 /// through a held descriptor once all remembered ones are gone.
@@ -49,6 +50,8 @@ pub(crate) struct Dir {
     pub names: RwLock<()>,
     /// The layers; it changes once, when the directory is copied up (rank 4).
     pub stack: RwLock<DirStack>,
+    /// Subdirectories that it shows.
+    pub subdirs: Subdirs,
 }
 
 impl Dir {
@@ -157,6 +160,7 @@ pub(crate) struct Inode {
     unlinked: AtomicBool,
     /// The data are elsewhere: [`Place::data`].
     borrowed: AtomicBool,
+    plinked: AtomicBool,
     /// Found again by (parent, name) instead of by its number.
     pub by_name: bool,
     /// Serialises copy-ups of this inode; the only lock held while its data move (rank 1).
@@ -175,9 +179,12 @@ pub(crate) struct NewInode {
     pub layer: LayerIndex,
     pub kind: FileKind,
     pub by_name: bool,
+    pub plinked: bool,
     pub alias: Option<Alias>,
     pub stack: Option<DirStack>,
     pub lower: Option<Box<LowerPlace>>,
+    /// Subdirectories of a merged directory, if that is known.
+    pub subdirs: Option<u32>,
 }
 
 impl Inode {
@@ -193,6 +200,7 @@ impl Inode {
             kind: new.kind,
             unlinked: AtomicBool::new(false),
             borrowed: AtomicBool::new(false),
+            plinked: AtomicBool::new(new.plinked),
             by_name: new.by_name,
             copying: Mutex::new(()),
             place: RwLock::new(Place {
@@ -206,6 +214,7 @@ impl Inode {
                 Box::new(Dir {
                     names: RwLock::new(()),
                     stack: RwLock::new(stack),
+                    subdirs: Subdirs::new(new.subdirs),
                 })
             }),
         }
@@ -286,6 +295,27 @@ impl Inode {
         let mut place = self.place.write();
         self.borrowed.store(false, Ordering::Release);
         place.data.take().map(|data| *data)
+    }
+
+    /// All names that are remembered; a lower object's first one may have gone from the union.
+    pub fn aliases(&self) -> Vec<Alias> {
+        let place = self.place.read();
+        let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
+        place.alias.iter().chain(more).cloned().collect()
+    }
+
+    /// Forgets a name of a lower object that keeps others. The first one stays: it is the way to
+    /// the object in its layer.
+    pub fn take_further_alias(&self, parent: &Inode, name: &[u8]) -> Option<Alias> {
+        let mut place = self.place.write();
+        let is_it = |a: &Alias| std::ptr::eq(&raw const *a.parent, parent) && *a.name == *name;
+        let more = place.more.as_mut()?;
+        let at = more.iter().position(is_it)?;
+        let taken = more.swap_remove(at);
+        if more.is_empty() {
+            place.more = None;
+        }
+        Some(taken)
     }
 
     /// Remembers another name, which pins its parent. Returns false when it is not kept.
@@ -397,6 +427,17 @@ impl Inode {
         }
         names.reverse();
         names.join(&b'/')
+    }
+
+    /// True for the copy of a lower file with several names: it is reached through its entry among
+    /// the pseudo-links, as a name may be the lower's.
+    pub fn is_plinked(&self) -> bool {
+        self.plinked.load(Ordering::Acquire)
+    }
+
+    /// Says whether it is.
+    pub fn set_plinked(&self, plinked: bool) {
+        self.plinked.store(plinked, Ordering::Release);
     }
 
     /// Marks the object as without a name in the union.

@@ -31,6 +31,11 @@ pub(crate) struct Found {
     pub ino: Option<u64>,
     /// Where a redirected directory has its parts in the lowers.
     pub lower: Option<Box<LowerPlace>>,
+    /// Subdirectories of a merged directory, if that is known.
+    pub subdirs: Option<u32>,
+    /// The object is the copy, in the upper, of a lower file with several names, and `stat` the
+    /// copy's; `layer` is where the name is. The number of the lower file.
+    pub plink: Option<u64>,
 }
 
 impl Found {
@@ -42,7 +47,21 @@ impl Found {
             stack,
             ino: None,
             lower: None,
+            subdirs: None,
+            plink: None,
         }
+    }
+
+    /// The same as the copy of lower file `number`.
+    pub fn with_plink(mut self, number: Option<u64>) -> Self {
+        self.plink = number;
+        self.ino = number.or(self.ino);
+        self
+    }
+
+    /// The layer of the object.
+    pub fn object_layer(&self) -> LayerIndex {
+        if self.plink.is_some() { 0 } else { self.layer }
     }
 }
 
@@ -57,19 +76,28 @@ pub(crate) struct InodeTable {
     by_name: DashMap<(u64, Box<[u8]>), u64>,
     next_serial: AtomicU64,
     forgotten: AtomicU64,
+    /// References that will be given back though no one took them, by node id.
+    owed: DashMap<u64, u64>,
+    /// How many.
+    owed_sum: AtomicU64,
     pub numbers: Numbers,
+    /// A lower file with several names is one inode; else one for each name.
+    linked: bool,
 }
 
 impl InodeTable {
     /// A table that holds the root.
-    pub fn new(numbers: Numbers, root: NewInode) -> Self {
+    pub fn new(numbers: Numbers, root: NewInode, linked: bool) -> Self {
         let table = Self {
             by_id: DashMap::new(),
             by_key: DashMap::new(),
             by_name: DashMap::with_shard_amount(16),
             next_serial: AtomicU64::new(2),
             forgotten: AtomicU64::new(0),
+            owed: DashMap::with_shard_amount(2),
+            owed_sum: AtomicU64::new(0),
             numbers,
+            linked,
         };
         table.by_id.insert(ROOT_ID, Arc::new(Inode::new(root)));
         table
@@ -110,11 +138,12 @@ impl InodeTable {
     /// The inode that `found` under `name` in `parent` has already, with a new reference.
     pub fn find_known(&self, parent: &Inode, name: &[u8], found: &Found) -> Option<Arc<Inode>> {
         let named = || self.find_named(parent, name);
-        let inode = if Self::is_named(found) {
+        let inode = if self.is_named(found) {
             named()
         } else {
             let key = self.numbers.of(found.stat.dev, found.stat.ino);
-            self.find(key).or_else(named)
+            let by_origin = || found.plink.and_then(|number| self.find(number));
+            self.find(key).or_else(by_origin).or_else(named)
         }?;
         // Without a reference of anyone's it is just being dropped.
         let take = |refs| (refs > 0).then_some(refs + 1);
@@ -124,9 +153,11 @@ impl InodeTable {
         taken.is_ok().then_some(inode)
     }
 
-    /// A lower file with several links is one inode for each name: the names part at copy-up.
-    fn is_named(found: &Found) -> bool {
-        found.layer > 0 && !found.stat.kind().is_dir() && found.stat.nlink > 1
+    /// True for a lower file with several links whose names part at copy-up: it is one inode for
+    /// each name.
+    fn is_named(&self, found: &Found) -> bool {
+        let parts = !self.linked && found.layer > 0;
+        parts && !found.stat.kind().is_dir() && found.stat.nlink > 1
     }
 
     /// The inode for `found` as `name` in `parent`, with one more reference; made if need be.
@@ -135,16 +166,19 @@ impl InodeTable {
     pub fn intern(&self, parent: &Arc<Inode>, name: &[u8], found: Found) -> Arc<Inode> {
         let number = self.numbers.of(found.stat.dev, found.stat.ino);
         let kind = found.stat.kind();
-        if Self::is_named(&found) {
+        if self.is_named(&found) {
             return self.intern_named(parent, name, found, number);
         }
         let ino = found.ino.unwrap_or(number);
         loop {
-            let id = self.by_key.get(&number).map_or(ino, |id| *id);
+            let id = self.id_of(number).or_else(|| self.id_of(found.plink?));
+            let id = id.unwrap_or(ino);
             match self.by_id.entry(id) {
                 Slot::Occupied(slot) => {
                     let inode = slot.get();
-                    if inode.key.load(Ordering::Acquire) == number && inode.kind == kind {
+                    let key = inode.key.load(Ordering::Acquire);
+                    // A lower's file that is just becoming its copy is found by its former key.
+                    if (key == number || Some(key) == found.plink) && inode.kind == kind {
                         inode.refs.fetch_add(1, Ordering::AcqRel);
                         let inode = Arc::clone(inode);
                         drop(slot);
@@ -179,6 +213,11 @@ impl InodeTable {
                 }
             }
         }
+    }
+
+    /// The node id of the object with this number, where it is not the number.
+    fn id_of(&self, number: u64) -> Option<u64> {
+        self.by_key.get(&number).map(|id| *id)
     }
 
     /// True when the inode may be known as `name` in `parent`; remembers the name of a file.
@@ -246,15 +285,17 @@ impl InodeTable {
             serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
             ino: ids.ino,
             key: ids.key,
-            layer: found.layer,
+            layer: found.object_layer(),
             kind: found.stat.kind(),
             by_name: ids.by_name,
+            plinked: found.plink.is_some(),
             alias: Some(Alias {
                 parent: Arc::clone(parent),
                 name: name.into(),
             }),
             stack: found.stack,
             lower: found.lower,
+            subdirs: found.subdirs,
         }))
     }
 
@@ -311,6 +352,29 @@ impl InodeTable {
     /// st_ino of the inode that stands for the upper object with number `key`, if it is known.
     pub fn known_ino(&self, key: u64) -> Option<u64> {
         self.find(key).map(|inode| inode.ino())
+    }
+
+    /// Says that a reference to a node will be given back that was not taken.
+    pub fn owe_forget(&self, id: u64) {
+        self.owed_sum.fetch_add(1, Ordering::AcqRel);
+        *self.owed.entry(id).or_default() += 1;
+    }
+
+    /// What remains of `count` given back references once those that no one took are left out.
+    pub fn without_owed(&self, id: u64, count: u64) -> u64 {
+        if self.owed_sum.load(Ordering::Acquire) == 0 {
+            return count;
+        }
+        let Slot::Occupied(mut owed) = self.owed.entry(id) else {
+            return count;
+        };
+        let part = count.min(*owed.get());
+        *owed.get_mut() -= part;
+        if *owed.get() == 0 {
+            owed.remove();
+        }
+        self.owed_sum.fetch_sub(part, Ordering::AcqRel);
+        count - part
     }
 
     /// Gives back `count` references to a node. Returns the inodes that are gone by that.

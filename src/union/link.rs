@@ -41,6 +41,11 @@ impl Union {
             return Err(Errno::EXIST);
         }
         let fd = self.dir_fd(&parent, 0)?;
+        // The last other name must not go just now, and the entry with it.
+        let _changing = inode.is_plinked().then(|| self.plinks.change());
+        if inode.is_unlinked() {
+            return Err(Errno::NOENT);
+        }
         let real = self.real(&inode)?;
         let link = |dir: std::os::fd::BorrowedFd<'_>, name: &[u8]| {
             if real.name.is_empty() {
@@ -68,7 +73,8 @@ impl Union {
         }
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
         let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
-        let found = Found::single(0, stat, None);
+        let plink = inode.is_plinked().then(|| inode.ino());
+        let found = Found::single(0, stat, None).with_plink(plink);
         Ok(self.intern(
             &parent,
             name,

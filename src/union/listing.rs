@@ -106,6 +106,20 @@ impl Union {
         Ok(names)
     }
 
+    /// How many subdirectories a directory made of `stack` shows; `fds` are handles of its parts.
+    pub(super) fn read_subdirs(&self, stack: &DirStack, fds: &[Arc<OwnedFd>]) -> Result<u32> {
+        let fd_of = |layer| {
+            let at = stack.iter().position(|part| part.layer == layer);
+            at.map(|at| Arc::clone(&fds[at])).ok_or(Errno::IO)
+        };
+        let mut count = 0;
+        self.merge(stack, fd_of, |candidate, _, _| {
+            count += u32::from(candidate.kind.is_dir());
+            Go::On
+        })?;
+        Ok(count)
+    }
+
     /// The entries of a directory made of `stack`, ordered by position.
     pub(super) fn list(
         &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
@@ -113,18 +127,20 @@ impl Union {
         let mut entries = Vec::new();
         let with_copies = stack
             .first()
-            .filter(|part| part.copies && self.layers.is_upper(part.layer));
+            .filter(|part| part.copies && self.layers.is_top(part.layer));
         let with_copies = with_copies.map(|part| fd_of(part.layer)).transpose()?;
         self.merge(stack, fd_of, |candidate, layer, dev| {
             let mut ino = self.inodes.numbers.of(dev, candidate.ino);
-            if self.layers.is_upper(layer) {
+            if self.layers.is_top(layer) {
                 let recorded = || {
                     let dir = with_copies.as_ref()?.as_fd();
                     origin::recorded(dir, &candidate.name, candidate.ino)
                         .ok()
                         .flatten()
                 };
-                ino = self.inodes.known_ino(ino).or_else(recorded).unwrap_or(ino);
+                let known = self.inodes.known_ino(ino);
+                let linked = || self.number_of_copy(dev, candidate.ino);
+                ino = known.or_else(linked).or_else(recorded).unwrap_or(ino);
             }
             let next = position_of(&candidate.name);
             entries.push(DirEntry {

@@ -15,6 +15,7 @@ use super::Union;
 use super::inode::{Dir, DirPart, DirStack, Held, Inode};
 use super::inode_table::Found;
 use super::metacopy::shows_holes;
+use super::nlink::PartLinks;
 use super::types::{Attr, Entry};
 
 /// What the upper's own directory holds for a name.
@@ -106,9 +107,19 @@ impl Union {
         if name.is_reserved() {
             return Ok(None);
         }
-        match self.find(parent, name, 0)? {
-            None => Ok(None),
-            Some(found) => Ok(Some(self.intern(parent, name, found))),
+        loop {
+            let Some(found) = self.find(parent, name, 0)? else {
+                return Ok(None);
+            };
+            let seen = self
+                .number_by_lower(&found.found)
+                .map(|n| (n, found.found.plink));
+            let entry = self.intern(parent, name, found);
+            // Its copy may have got its entry in between: then this is the lower's file no more.
+            match seen {
+                Some((number, None)) if self.has_copy(number) => self.forget(entry.id, 1),
+                _ => return Ok(Some(entry)),
+            }
         }
     }
 
@@ -139,7 +150,9 @@ impl Union {
     /// Gives `found` an inode and a reference.
     pub(super) fn intern(&self, parent: &Arc<Inode>, name: Name<'_>, mut found: FoundDir) -> Entry {
         let mut stat = found.found.stat;
-        found.found.ino = self.recorded_ino(parent, name, &found.found);
+        if found.found.plink.is_none() {
+            found.found.ino = self.recorded_ino(parent, name, &found.found);
+        }
         let handle = found.handle.take();
         let layer = found.found.layer;
         let inode = self.inodes.intern(parent, name.bytes(), found.found);
@@ -150,13 +163,14 @@ impl Union {
         if shows_holes(&stat) && self.learn(&inode, &stat).is_ok() && inode.is_borrowed() {
             stat.blocks = self.data_blocks(&inode).unwrap_or(stat.blocks);
         }
+        self.count_subdirs_below(&inode);
         self.entry(&inode, stat)
     }
 
     /// The inode number that a copy in the upper keeps, if it is one and is not known yet.
     fn recorded_ino(&self, parent: &Arc<Inode>, name: Name<'_>, found: &Found) -> Option<u64> {
         let may_be_copy = parent.dir.as_ref().is_some_and(|dir| dir.has_copies());
-        if !self.layers.is_upper(found.layer) || !may_be_copy {
+        if !self.layers.is_top(found.layer) || !may_be_copy {
             return None;
         }
         if self
@@ -186,7 +200,7 @@ impl Union {
     pub(super) fn show(&self, inode: &Inode, mut stat: Stat) -> Attr {
         if inode.is_unlinked() && !self.in_upper(inode) {
             // The lower still has the name that the union has not.
-            stat.nlink = if inode.kind.is_dir() {
+            stat.nlink = if inode.kind.is_dir() || self.plinks.follow() {
                 0
             } else {
                 stat.nlink.saturating_sub(1)
@@ -194,15 +208,14 @@ impl Union {
         } else if matches!(inode.place.read().held.as_deref(), Some(Held::Link(_))) {
             // The link that holds it is not the users'.
             stat.nlink = stat.nlink.saturating_sub(1);
-        } else if inode.kind.is_dir() && !inode.is_unlinked() && inode.stack().len() > 1 {
-            // The subdirectories of a merged directory are not counted; 1 says so to find(1).
-            stat.nlink = 1;
-        } else if inode.kind.is_dir() && !inode.is_unlinked() && self.owners.hides_dir_links() {
-            stat.nlink = 1;
+        } else if !inode.kind.is_dir() {
+            stat.nlink = self.names_of(inode, &stat);
+        } else if !inode.is_unlinked() {
+            stat.nlink = self.dir_links(inode, stat.nlink);
         }
         self.owners.show(&mut stat);
         Attr {
-            ino: inode.ino(),
+            ino: self.shown(inode.ino()),
             stat,
         }
     }
@@ -214,6 +227,7 @@ impl Union {
         &self, parent: &Arc<Inode>, name: Name<'_>, from: LayerIndex,
     ) -> Result<Option<FoundDir>> {
         let mut found: Option<FoundDir> = None;
+        let mut links = PartLinks::default();
         for part in parent.stack() {
             if part.layer < from {
                 continue;
@@ -225,9 +239,8 @@ impl Union {
                 Step::File(stat) => {
                     // Below a directory, a file ends the merge without being part of it.
                     if found.is_none() {
-                        let found = Found::single(part.layer, stat, None);
                         return Ok(Some(FoundDir {
-                            found,
+                            found: self.file_found(&dir, name, part.layer, stat),
                             handle: None,
                         }));
                     }
@@ -240,6 +253,7 @@ impl Union {
                     last,
                     redirect,
                 } => {
+                    links.add(stat.nlink);
                     let top = found.get_or_insert_with(|| FoundDir {
                         found: Found::single(part.layer, stat, None),
                         handle: Some(handle),
@@ -255,7 +269,22 @@ impl Union {
                 }
             }
         }
+        if let Some(found) = found.as_mut().map(|found| &mut found.found) {
+            found.subdirs = found.stack.as_ref().and_then(|s| links.subdirs(s));
+        }
         Ok(found)
+    }
+
+    /// A file of a layer, or the copy that stands for it.
+    fn file_found(&self, dir: &OwnedFd, name: Name<'_>, layer: LayerIndex, stat: Stat) -> Found {
+        if !self.layers.is_top(layer) {
+            return match self.copy_of(dir, name.bytes(), &stat) {
+                Some((number, copy)) => Found::single(layer, copy, None).with_plink(Some(number)),
+                None => Found::single(layer, stat, None),
+            };
+        }
+        let number = (stat.nlink > 1).then(|| self.number_of_copy(stat.dev, stat.ino));
+        Found::single(layer, stat, None).with_plink(number.flatten())
     }
 
     /// What one layer says about a name.

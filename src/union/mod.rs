@@ -11,9 +11,12 @@
 //!    changes under a walk.
 //! 3. [`inode::Dir::names`]: read by lookups and listings of the directory, written by changes of
 //!    its names. Two directories: the one with the lower serial first; only with `tree` written.
-//! 4. [`Inode::place`], [`inode::Dir::stack`]: momentary, no call is made under them.
-//! 5. Leaves: the maps of [`inode_table::InodeTable`], descriptor caches, the upper's directory of
-//!    temporaries, [`ownership::Owners`]'s change of a record. Nothing else is taken under them.
+//! 4. [`plink_table::Plinks::change`]: held while the number of names of a lower file of several
+//!    changes, for the system calls of the change.
+//! 5. [`Inode::place`], [`inode::Dir::stack`]: momentary, no call is made under them.
+//! 6. Leaves: the maps of [`inode_table::InodeTable`], the table of pseudo-links, descriptor caches,
+//!    the upper's hidden directories, [`ownership::Owners`]'s change of a record. Nothing else is
+//!    taken under them.
 //!
 //! No lock is held while a reply is sent, which this module never does, or a notification (`stale`).
 //! `docs/LOCKING.md` says why this is free of deadlock; [`rank`] asserts it in debug builds.
@@ -21,6 +24,7 @@
 mod access;
 mod attr;
 mod complete;
+mod control;
 mod copy_up;
 mod create;
 mod descriptors;
@@ -33,8 +37,12 @@ mod listing;
 mod lookup;
 mod mapped_values;
 mod metacopy;
+mod nlink;
 mod numbers;
 mod ownership;
+mod plink;
+mod plink_flush;
+mod plink_table;
 mod published;
 mod rank;
 mod readdir;
@@ -52,6 +60,7 @@ use std::sync::atomic::AtomicU64;
 
 use dashmap::DashMap;
 
+use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
 use crate::options::RenameDir;
 pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
@@ -61,6 +70,8 @@ use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
 use numbers::Numbers;
 pub(crate) use ownership::Owners;
+pub use plink_flush::Flushed;
+use plink_table::Plinks;
 use rank::TreeLock;
 use readdir::OpenDir;
 use stale::Stale;
@@ -88,6 +99,11 @@ pub struct Union {
     sum_statfs: bool,
     stale: Stale,
     owners: Owners,
+    plinks: Plinks,
+    /// How often a directory has moved.
+    moves: AtomicU64,
+    /// Only the lower 32 bits of inode numbers are shown.
+    ino32: bool,
     elsewhere: Elsewhere,
 }
 
@@ -116,6 +132,10 @@ pub(crate) struct Settings {
     pub owners: Owners,
     /// How contents may be elsewhere than the upper's names say.
     pub elsewhere: Elsewhere,
+    /// Names of one lower file stay one file.
+    pub plinks: bool,
+    /// Only the lower 32 bits of inode numbers are shown.
+    pub ino32: bool,
 }
 
 impl Union {
@@ -134,12 +154,17 @@ impl Union {
             layer: stack.first().map_or(0, |part: &DirPart| part.layer),
             kind: crate::sys::FileKind::Directory,
             by_name: false,
+            plinked: false,
             alias: None,
             stack: Some(stack),
             lower: None,
+            subdirs: None,
         };
-        Ok(Self {
-            inodes: InodeTable::new(numbers, root),
+        let top = layers.layers.first().filter(|_| layers.has_upper);
+        let disk = top.map(|top| PlinkDir::new(&top.root)).transpose()?;
+        let plinks = Plinks::new(disk, settings.plinks);
+        let union = Self {
+            inodes: InodeTable::new(numbers, root, settings.plinks),
             descriptors: Descriptors::new(settings.descriptors),
             layers,
             tree: TreeLock::default(),
@@ -150,7 +175,12 @@ impl Union {
             stale: Stale::default(),
             owners: settings.owners,
             elsewhere: settings.elsewhere,
-        })
+            plinks,
+            moves: AtomicU64::new(0),
+            ino32: settings.ino32,
+        };
+        union.load_plinks()?;
+        Ok(union)
     }
 
     /// The writable layer.
@@ -171,11 +201,34 @@ impl Union {
         self.layers.upper.is_some() && inode.layer() == 0
     }
 
+    /// An inode number as users see it.
+    fn shown(&self, number: u64) -> u64 {
+        if self.ino32 {
+            // Never 0, which readdir(3) takes for a name that is gone.
+            (number & 0xffff_ffff).max(1)
+        } else {
+            number
+        }
+    }
+
     /// Gives back `count` references to a node.
     pub fn forget(&self, id: u64, count: u64) {
         for inode in self.inodes.forget(id, count) {
             self.descriptors.forget(&inode);
         }
+    }
+
+    /// The same for what the kernel sends, which may hold strays.
+    pub fn forget_by_kernel(&self, id: u64, count: u64) {
+        let count = self.inodes.without_owed(id, count);
+        if count > 0 {
+            self.forget(id, count);
+        }
+    }
+
+    /// Says that the kernel will give back a reference to a node that it was never given.
+    pub fn expect_stray_forget(&self, id: u64) {
+        self.inodes.owe_forget(id);
     }
 
     /// Sends the ids of nodes whose attributes changed without the kernel's knowledge to `listener`,

@@ -3,13 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use parking_lot::RwLock;
 
 /// Bits of a number that hold the real inode number; the filesystem's index is above.
 const INO_BITS: u32 = 48;
-/// Filesystems that get a prefix of their own; the objects of any further one are numbered.
+/// Filesystems that get a prefix of their own; the objects of any further one are in the overflow.
 const MAX_PREFIXED: usize = 1 << 13;
-/// First number given out for objects that the scheme cannot express.
+/// First number for objects that the scheme cannot express.
 const OVERFLOW_BASE: u64 = 1 << 62;
 /// First node id of objects that cannot have their number as node id.
 const FRESH_BASE: u64 = 1 << 63;
@@ -20,7 +21,8 @@ const FRESH_BASE: u64 = 1 << 63;
 pub(crate) struct Numbers {
     devices: RwLock<Vec<u64>>,
     overflow: DashMap<(u64, u64), u64>,
-    next_overflow: AtomicU64,
+    /// The object that has a number of the overflow.
+    taken: DashMap<u64, (u64, u64)>,
     next_fresh: AtomicU64,
 }
 
@@ -30,7 +32,7 @@ impl Numbers {
         let numbers = Self {
             devices: RwLock::new(Vec::new()),
             overflow: DashMap::with_shard_amount(4),
-            next_overflow: AtomicU64::new(OVERFLOW_BASE),
+            taken: DashMap::with_shard_amount(4),
             next_fresh: AtomicU64::new(FRESH_BASE),
         };
         for dev in devices {
@@ -57,8 +59,31 @@ impl Numbers {
         if ino >> INO_BITS == 0 && index < MAX_PREFIXED && number > 1 {
             return number;
         }
-        let next = || self.next_overflow.fetch_add(1, Ordering::Relaxed);
+        let next = || self.overflow_number(dev, ino, index as u64);
         *self.overflow.entry((dev, ino)).or_insert_with(next)
+    }
+
+    /// A number of the overflow: made of the object's own, so that it is the same at the next mount,
+    /// unless another object has it already.
+    fn overflow_number(&self, dev: u64, ino: u64, index: u64) -> u64 {
+        // Fixed odd factors spread what differs in few bits.
+        let mixed = ino.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ (index + 1)
+                .wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+                .rotate_left(31);
+        let mut number = OVERFLOW_BASE | (mixed ^ mixed >> 29) & (OVERFLOW_BASE - 1);
+        loop {
+            match self.taken.entry(number) {
+                Entry::Vacant(slot) => {
+                    slot.insert((dev, ino));
+                    return number;
+                }
+                Entry::Occupied(slot) if *slot.get() == (dev, ino) => return number,
+                Entry::Occupied(_) => {
+                    number = OVERFLOW_BASE | (number + 1) & (OVERFLOW_BASE - 1);
+                }
+            }
+        }
     }
 
     /// A node id that is no object's number.
@@ -80,6 +105,13 @@ mod tests {
         let large = numbers.of(10, 1 << 50);
         assert_eq!(numbers.of(10, 1 << 50), large);
         assert_ne!(numbers.of(20, 1 << 50), large);
+        let later = Numbers::new([10, 20]);
+        assert_ne!(later.of(20, 1 << 50), large);
+        assert_eq!(later.of(10, 1 << 50), large);
+        assert!((1 << 62..1 << 63).contains(&large));
+        let many: std::collections::HashSet<u64> =
+            (0..10_000).map(|n| numbers.of(10, (1 << 48) + n)).collect();
+        assert_eq!(many.len(), 10_000);
         assert!(numbers.of(10, 1) > 1);
         assert!(numbers.of(10, 0) > 1);
         assert_ne!(numbers.fresh(), numbers.fresh());

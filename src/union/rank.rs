@@ -8,6 +8,7 @@ pub(crate) enum Rank {
     Copying = 1,
     Tree = 2,
     Names = 3,
+    Links = 4,
 }
 
 #[cfg(debug_assertions)]
@@ -138,6 +139,15 @@ impl super::inode::Dir {
         let rank = Ranked::enter(Rank::Names);
         NamesWrite {
             _guard: self.names.write(),
+            _rank: rank,
+        }
+    }
+
+    /// With those of the parent held.
+    pub fn read_second_names(&self) -> NamesRead<'_> {
+        let rank = Ranked::enter_second(Rank::Names);
+        NamesRead {
+            _guard: self.names.read(),
             _rank: rank,
         }
     }

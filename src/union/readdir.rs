@@ -82,7 +82,7 @@ impl Union {
                 let name = NameBuf::from_slice(name);
                 let entry = DirEntry {
                     name,
-                    ino,
+                    ino: self.shown(ino),
                     kind: FileKind::Directory,
                     next,
                 };
@@ -93,7 +93,16 @@ impl Union {
         }
         let start = listing.partition_point(|entry| entry.next <= from);
         for entry in &listing[start..] {
-            if !each(entry) {
+            let ino = self.shown(entry.ino);
+            let goes_on = if ino == entry.ino {
+                each(entry)
+            } else {
+                each(&DirEntry {
+                    ino,
+                    ..entry.clone()
+                })
+            };
+            if !goes_on {
                 break;
             }
         }

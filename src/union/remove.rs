@@ -34,36 +34,55 @@ impl Union {
 
     fn remove(&self, parent: u64, name: &[u8], want_dir: bool) -> Result<()> {
         let parent = self.inodes.get(parent)?;
-        let dir = dir_of(&parent)?;
+        dir_of(&parent)?;
         self.upper()?;
         let name = Name::new(name)?;
         if name.is_reserved() {
             return Err(Errno::NOENT);
         }
         self.ensure_upper(&parent, Need::All)?;
+        for _ in 0..8 {
+            match self.remove_locked(&parent, name, want_dir) {
+                // Another name of the file was just copied up.
+                Err(Errno::AGAIN) => {}
+                result => return result,
+            }
+        }
+        Err(Errno::BUSY)
+    }
+
+    fn remove_locked(&self, parent: &Arc<Inode>, name: Name<'_>, want_dir: bool) -> Result<()> {
         let _tree = self.tree.read();
-        let _names = dir.write_names();
-        let found = self.find(&parent, name, 0)?.ok_or(Errno::NOENT)?.found;
+        let _names = dir_of(parent)?.write_names();
+        let found = self.find(parent, name, 0)?.ok_or(Errno::NOENT)?.found;
         match (found.stat.kind().is_dir(), want_dir) {
             (true, false) => return Err(Errno::ISDIR),
             (false, true) => return Err(Errno::NOTDIR),
             _ => {}
         }
-        let state = self.in_upper_dir(&parent, name)?;
-        let in_lower = self.in_lower(&parent, name)?;
-        let known = self.known(&parent, name, &found);
+        let state = self.in_upper_dir(parent, name)?;
+        let in_lower = self.in_lower(parent, name)?;
+        let known = self.known(parent, name, &found);
         let inode = known.as_ref().map(|k| Arc::clone(&k.inode));
         // Nothing may be made in a directory between the look into it and its end.
         let _victim = inode
             .as_ref()
             .and_then(|i| i.dir.as_deref())
             .map(|victim| victim.write_second_names());
-        if want_dir && !self.is_empty(&parent, name, &found, inode.as_ref())? {
+        if want_dir && !self.is_empty(parent, name, &found, inode.as_ref())? {
             return Err(Errno::NOTEMPTY);
         }
-        let leaving = Leaving::prepare(self, &parent, name, inode.clone(), &found)?;
-        let fd = self.dir_fd(&parent, 0)?;
-        self.remove_from_upper(fd.as_fd(), name, state, in_lower)?;
+        let losing = self.losing(parent, name, &found)?;
+        let last = losing.as_ref().map(|losing| losing.last);
+        let leaving = Leaving::prepare(self, parent, name, inode.clone(), &found, last)?;
+        let fd = self.dir_fd(parent, 0)?;
+        let losing = losing.map(|losing| (losing, parent, name));
+        self.lose(losing, false, || {
+            self.remove_from_upper(fd.as_fd(), name, state, in_lower)
+        })?;
+        if want_dir {
+            Self::subdir_changed(parent, false);
+        }
         leaving.done(self);
         Ok(())
     }
@@ -134,25 +153,31 @@ pub(super) struct Leaving {
     name: NameBuf,
     in_upper: bool,
     last_link: bool,
+    /// The file keeps other names, and the way to it.
+    stays: bool,
     done: bool,
 }
 
 impl Leaving {
-    /// Takes hold of what `found` says about `name`, if anyone knows it.
+    /// Takes hold of what `found` says about `name`, if anyone knows it. `last` says of a file with
+    /// several names in a lower whether this is the last.
     ///
     /// Precondition: the tree lock and the parent's names are held until this is dropped.
     pub fn prepare(
         union: &Union, parent: &Arc<Inode>, name: Name<'_>, inode: Option<Arc<Inode>>,
-        found: &Found,
+        found: &Found, last: Option<bool>,
     ) -> Result<Self> {
         let stat: &Stat = &found.stat;
-        let in_upper = found.layer == 0 && union.layers.upper.is_some();
-        if let Some(inode) = inode.as_ref().filter(|_| in_upper) {
+        let in_upper = found.object_layer() == 0 && union.layers.upper.is_some();
+        let stays = last == Some(false);
+        if let Some(inode) = inode.as_ref().filter(|_| in_upper && !stays) {
             // Without a name its data could not be found any more.
             union.learn(inode, stat)?;
-            let dir = union.dir_fd(parent, 0)?;
-            let link =
-                |temp: BorrowedFd<'_>, new: &[u8]| sys::at::link_at(&*dir, name.bytes(), temp, new);
+            let (dir, at) = match union.plink_place(inode) {
+                Some(entry) => (entry.dir, entry.name),
+                None => (union.dir_fd(parent, 0)?, NameBuf::from_slice(name.bytes())),
+            };
+            let link = |temp: BorrowedFd<'_>, new: &[u8]| sys::at::link_at(&*dir, &at, temp, new);
             let by_handle = inode.kind.is_dir() || union.descriptors.may_hold();
             let upper = union.upper()?;
             let linked = (!by_handle).then(|| upper.temp(link)).and_then(Result::ok);
@@ -160,7 +185,7 @@ impl Leaving {
             let held = if let Some(link) = linked {
                 Held::Link(Arc::new(link))
             } else {
-                let open = || sys::at::open_path(&*dir, name.bytes());
+                let open = || sys::at::open_path(&*dir, &at);
                 let handle = union.with_descriptors(open)?;
                 Held::Handle {
                     fd: Arc::new(handle),
@@ -174,7 +199,8 @@ impl Leaving {
             parent: Arc::clone(parent),
             name: NameBuf::from_slice(name.bytes()),
             in_upper,
-            last_link: stat.kind().is_dir() || stat.nlink <= 1,
+            last_link: last.unwrap_or(stat.kind().is_dir() || stat.nlink <= 1),
+            stays,
             done: false,
         })
     }
@@ -183,6 +209,17 @@ impl Leaving {
     pub fn done(mut self, union: &Union) {
         self.done = true;
         let Some(inode) = &self.inode else { return };
+        if self.stays {
+            let alias = if self.in_upper {
+                inode.take_alias(&self.parent, &self.name).0
+            } else {
+                inode.take_further_alias(&self.parent, &self.name)
+            };
+            if let Some(alias) = alias {
+                union.forget(alias.parent.id, 1);
+            }
+            return;
+        }
         if !self.in_upper || inode.kind.is_dir() {
             // The alias stays: it is the way to the object's parts in the lowers.
             union.inodes.retire(inode);
@@ -190,7 +227,12 @@ impl Leaving {
             return;
         }
         let (alias, has_other) = inode.take_alias(&self.parent, &self.name);
-        if has_other {
+        if inode.is_plinked() {
+            // What else is remembered are names that it had in the lower.
+            union.inodes.retire(inode);
+            inode.set_unlinked();
+            inode.set_plinked(false);
+        } else if has_other {
             inode.place.write().held = None;
         } else if self.last_link {
             union.inodes.retire(inode);
@@ -205,7 +247,11 @@ impl Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        if let Some(inode) = self.inode.as_ref().filter(|_| !self.done && self.in_upper) {
+        if let Some(inode) = self
+            .inode
+            .as_ref()
+            .filter(|_| !self.done && !self.stays && self.in_upper)
+        {
             let mut place = inode.place.write();
             if place.alias.is_some() {
                 place.held = None;

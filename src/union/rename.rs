@@ -137,6 +137,7 @@ impl Union {
         if !inode.kind.is_dir() || !self.shows_lower(inode)? {
             *slot = None;
             self.ensure_upper(inode, Need::All)?;
+            self.bring_name_up(inode, parent, name.bytes())?;
             self.pin_data(inode)?;
             return Ok(false);
         }
@@ -238,7 +239,7 @@ impl Union {
                 return Err(Errno::EXIST);
             }
             let same = (target.stat.dev, target.stat.ino) == (found.stat.dev, found.stat.ino);
-            if same && target.layer == 0 {
+            if same && target.object_layer() == 0 {
                 // Two names of one file, or one name: nothing happens, says POSIX.
                 return Ok(());
             }
@@ -330,6 +331,10 @@ impl Union {
             _ => {}
         }
         let mut dst_marker = dst.state.marker;
+        let losing = match &dst.found {
+            Some(found) => self.losing(dst.parent, dst.name, found)?,
+            None => None,
+        };
         let leaving = match &dst.found {
             None => None,
             Some(found) => {
@@ -340,8 +345,9 @@ impl Union {
                     }
                     dst_marker |= self.clear_victim(upper, dst)?;
                 }
-                let inode = dst.inode.clone();
-                Some(Leaving::prepare(self, dst.parent, dst.name, inode, found)?)
+                let (inode, last) = (dst.inode.clone(), losing.as_ref().map(|l| l.last));
+                let leaving = Leaving::prepare(self, dst.parent, dst.name, inode, found, last);
+                Some(leaving?)
             }
         };
         if dst.state.whiteout_entry && src.is_dir() {
@@ -350,6 +356,7 @@ impl Union {
         let fate = self.make_movable(src, dst, work.source.as_mut(), &mut work.no_redirect)?;
         self.mark_target(src, dst)?;
         let hide = src.in_lower || want_whiteout;
+        let losing = losing.map(|losing| (losing, dst.parent, dst.name));
         if fate.is_redirected() {
             if dst_marker {
                 // Beside the new place it would make the directory opaque.
@@ -366,13 +373,18 @@ impl Union {
                 result => result?,
             }
         } else {
-            Self::rename_in_upper(upper, src, dst, hide)?;
+            self.lose(losing, false, || {
+                Self::rename_in_upper(upper, src, dst, hide)
+            })?;
         }
         if dst_marker && let Err(e) = upper.remove_marker(dst.fd.as_fd(), dst.name.bytes()) {
             // The object wins over its whiteout: right, only untidy.
             tracing::warn!("a whiteout beside a renamed object could not be removed: {e}");
         }
         if let Some(leaving) = leaving {
+            if dst.is_dir() {
+                Self::subdir_changed(dst.parent, false);
+            }
             leaving.done(self);
         }
         self.moved(src, dst, fate, work.source.as_mut());

@@ -38,6 +38,9 @@ impl<'a> Completion<'a> {
             // Gone since.
             return Ok(());
         };
+        if self.union.put_linked(&known.inode, dir, name)? {
+            return Ok(());
+        }
         let bucket = match self.bucket_of(dir) {
             Some(bucket) => bucket,
             None => self.new_bucket(dir)?,
@@ -56,6 +59,9 @@ impl<'a> Completion<'a> {
             let Some(known) = self.union.lookup_known(&inode, Name::new(&name)?)? else {
                 continue;
             };
+            if self.union.put_linked(&known.inode, &inode, &name)? {
+                continue;
+            }
             frame.marked = true;
             let fd = Arc::clone(&frame.fd);
             let node = self.copy_one(Holder::Node(frame.node), &name, known, &fd)?;
@@ -148,7 +154,7 @@ impl<'a> Completion<'a> {
             return Ok(());
         }
         let own = sys::stat::stat_at(dir, name)?.ino;
-        origin::record(dir, name, inode.ino(), own)
+        origin::record(dir, name, inode.ino(), own).map(|_| ())
     }
 
     /// Where the copy that holds this one is.

@@ -38,6 +38,7 @@ pub enum Drawn {
     Keep(Pick),
     Close(u8),
     Forget,
+    Flush,
     Remount,
 }
 
@@ -182,6 +183,7 @@ pub fn step() -> BoxedStrategy<Step> {
         12 => file().prop_map(Drawn::Keep),
         1 => any::<u8>().prop_map(Drawn::Close),
         2 => Just(Drawn::Forget),
+        1 => Just(Drawn::Flush),
         2 => Just(Drawn::Remount),
     ];
     (who(), what)
@@ -365,6 +367,7 @@ impl Binder<'_> {
                 kept: self.kept(kept)?,
             },
             Drawn::Forget => Do::Forget,
+            Drawn::Flush => Do::Flush,
             _ => Do::Remount,
         })
     }

@@ -16,6 +16,7 @@ use unionfs::options::{Options, RenameDir, WhiteoutForm};
 
 use crate::draw::{Binder, Step, step};
 use crate::invariants::{Raw, check_absent, differences, kept_difference};
+use crate::links;
 use crate::merge::merge;
 use crate::model::{self, Dialects, Dir};
 use crate::ops::{Do, ROOT, Result, Side, Who, describe};
@@ -36,8 +37,19 @@ pub struct Case {
     pub metacopy: bool,
     /// Entries read at once from directories.
     pub piece: usize,
+    /// Further names of the lowers' files.
+    pub links: Vec<links::Pick>,
     pub steps: Vec<Step>,
 }
+
+/// What a case is made of.
+type Drawn = (
+    Vec<(Dir, bool)>,
+    Dir,
+    (bool, bool, bool, usize, RenameDir, bool),
+    Vec<links::Pick>,
+    Vec<Step>,
+);
 
 /// Draws cases of at most `steps` operations.
 pub fn case(dialects: Dialects, steps: usize) -> BoxedStrategy<Case> {
@@ -58,12 +70,10 @@ pub fn case(dialects: Dialects, steps: usize) -> BoxedStrategy<Case> {
         any::<bool>(),
     );
     let steps = prop::collection::vec(step(), 1..=steps);
-    let build = |(lowers, upper, settings, steps): (
-        _,
-        _,
-        (bool, bool, bool, usize, RenameDir, bool),
-        _,
-    )| Case {
+    // Overlayfs parts them.
+    let most = if dialects == Dialects::All { 6 } else { 0 };
+    let links = prop::collection::vec(any::<links::Pick>(), 0..=most);
+    let build = |(lowers, upper, settings, links, steps): Drawn| Case {
         lowers,
         upper,
         overlay_form: settings.0,
@@ -72,9 +82,10 @@ pub fn case(dialects: Dialects, steps: usize) -> BoxedStrategy<Case> {
         piece: settings.3,
         rename_dir: settings.4,
         metacopy: settings.5,
+        links,
         steps,
     };
-    (lowers, model::upper(dialects), settings, steps)
+    (lowers, model::upper(dialects), settings, links, steps)
         .prop_map(build)
         .boxed()
 }
@@ -117,7 +128,7 @@ impl Disk {
             .collect();
         let oracle = new(base.path(), "oracle");
         tree::write(&oracle, &merge(&layers));
-        let raw = Raw::of(&lowers);
+        let paths = lowers.clone();
         let options = Options {
             lowers: lowers.into_iter().map(Into::into).collect(),
             upper: Some(upper),
@@ -132,6 +143,8 @@ impl Disk {
             metacopy: case.metacopy,
             ..Options::default()
         };
+        links::add(&options, &oracle, &case.links);
+        let raw = Raw::of(&paths);
         Self {
             base,
             _elsewhere: elsewhere,

@@ -18,6 +18,7 @@ mod draw;
 mod few;
 mod harness;
 mod invariants;
+mod links;
 mod merge;
 mod model;
 mod mounted;

@@ -25,6 +25,8 @@ const CASE_PATIENCE: Duration = Duration::from_secs(120);
 pub trait Mounter {
     fn mount(&self, at: &Path);
     fn unmount(&self, at: &Path);
+    /// Every name gets its own place in the upper, where that has a meaning.
+    fn flush(&self, _at: &Path) {}
     /// Differences that are allowed; the reason is in the text.
     fn allowed(&self, what: &Do, result: &Result) -> Option<&'static str>;
     /// The tree as users see it.
@@ -79,6 +81,10 @@ impl Side for Mounted {
                 self.unmount();
                 self.mounter.mount(&self.at);
                 self.mounted = true;
+                Ok(Outcome::Done)
+            }
+            Do::Flush => {
+                self.mounter.flush(&self.at);
                 Ok(Outcome::Done)
             }
             Do::Forget => {
@@ -259,6 +265,10 @@ impl Binary {
 const PROGRAM: &str = env!("CARGO_BIN_EXE_unionfs");
 
 impl Mounter for Binary {
+    fn flush(&self, at: &Path) {
+        run(Command::new(PROGRAM).args(["plink", "flush"]).arg(at));
+    }
+
     fn mount(&self, at: &Path) {
         run(Command::new(PROGRAM)
             .arg("mount")

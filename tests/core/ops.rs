@@ -179,6 +179,8 @@ pub enum Do {
     },
     /// The kernel forgets all but what is kept.
     Forget,
+    /// Every name gets its own place in the upper.
+    Flush,
     /// A fresh union over the same layers.
     Remount,
 }

@@ -332,7 +332,7 @@ impl Side for Plain {
                 self.kept.push(file);
             }
             Do::Close { kept } => drop(self.kept.remove(*kept)),
-            Do::Forget => {}
+            Do::Forget | Do::Flush => {}
             Do::Remount => self.kept.clear(),
             make => return self.make(make),
         }

@@ -21,7 +21,6 @@ pub struct Seen {
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
-    /// 0 for directories, whose count is not a matter of the tree.
     pub nlink: u64,
     /// 0 for directories.
     pub size: u64,
@@ -32,6 +31,9 @@ pub struct Seen {
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     pub ino: u64,
 }
+
+/// A link count that is not compared.
+pub const NOT_COUNTED: u64 = u64::MAX;
 
 /// All objects of a tree.
 pub type Tree = BTreeMap<Names, Seen>;
@@ -121,7 +123,7 @@ fn attributes(stat: &fs::Metadata) -> Seen {
         mode: stat.mode() & 0o7777,
         uid: stat.uid(),
         gid: stat.gid(),
-        nlink: if is_dir { 0 } else { stat.nlink() },
+        nlink: stat.nlink(),
         size: if is_dir { 0 } else { stat.size() },
         rdev: stat.rdev(),
         mtime: (stat.mtime(), u32::try_from(stat.mtime_nsec()).unwrap()),

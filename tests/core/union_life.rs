@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use unionfs::mount::open_union;
-use unionfs::options::RenameDir;
+use unionfs::options::{RenameDir, WhiteoutForm};
 
 use crate::invariants::Raw;
 use crate::union_side::UnionSide;
@@ -44,29 +44,37 @@ impl UnionSide {
     /// The next mount, with other options: what one way of renaming directories wrote, the others
     /// find. Now and then the upper has become a lower.
     pub fn remount(&mut self) {
-        self.close();
         self.remounts += 1;
+        let freezes = self.remounts.is_multiple_of(2) && self.frozen.len() < MOST_FROZEN;
+        // How many names of a file were taken away counts only in the upper where that was done, so
+        // there must not be any of which some are left; and overlayfs parts names that are changed.
+        let upper = self.options.upper.clone().filter(|_| freezes);
+        let for_kernel = self.options.whiteout == WhiteoutForm::Overlay;
+        let is_whole = |upper: &PathBuf| {
+            let links = listing(&upper.join(".wh..wh.plnk"));
+            let is_count = |path: &PathBuf| path.extension().is_some_and(|n| n == "0");
+            !links.iter().any(is_count) && !(for_kernel && has_links(upper))
+        };
+        let upper = upper.filter(is_whole);
+        if upper.is_some() {
+            // Pseudo-links are followed in the upper only.
+            self.flush().unwrap();
+        }
+        self.close();
         self.options.rename_dir = match self.options.rename_dir {
             RenameDir::Copy => RenameDir::Redirect,
             RenameDir::Redirect => RenameDir::Exdev,
             RenameDir::Exdev => RenameDir::Copy,
         };
         self.options.metacopy = !self.options.metacopy;
-        if self.remounts.is_multiple_of(2) && self.frozen.len() < MOST_FROZEN {
-            self.freeze();
+        if let Some(upper) = upper {
+            self.freeze(upper);
         }
         self.reopen();
     }
 
-    /// Puts a new upper above this one. Names of one file in a lower part when it is copied up, so
-    /// there must not be any.
-    fn freeze(&mut self) {
-        let Some(upper) = self.options.upper.clone() else {
-            return;
-        };
-        if has_links(&upper) {
-            return;
-        }
+    /// Puts a new upper above this one.
+    fn freeze(&mut self, upper: PathBuf) {
         let next = upper.with_file_name(format!("upper{}", self.remounts));
         std::fs::create_dir(&next).unwrap();
         let from = std::fs::metadata(&upper).unwrap();

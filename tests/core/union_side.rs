@@ -456,10 +456,11 @@ impl Side for UnionSide {
                 self.kept.remove(*kept);
                 Ok(Outcome::Done)
             }
-            Do::Forget => {
+            Do::Forget => Ok({
                 self.forget();
-                Ok(Outcome::Done)
-            }
+                Outcome::Done
+            }),
+            Do::Flush => self.flush(),
             Do::Remount => {
                 self.remount();
                 Ok(Outcome::Done)

@@ -36,7 +36,7 @@ impl UnionSide {
             mode: stat.mode & 0o7777,
             uid: stat.uid,
             gid: stat.gid,
-            nlink: if is_dir { 0 } else { stat.nlink },
+            nlink: stat.nlink,
             size: if is_dir { 0 } else { stat.size },
             rdev: stat.rdev,
             mtime: (stat.mtime.sec, stat.mtime.nsec),

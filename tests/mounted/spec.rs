@@ -180,7 +180,7 @@ fn timespec(value: &str) -> Timespec {
 
 /// What is in a written upper, in the notation above. Marks of the form that the mount was not
 /// asked to write come out as `chr()`, `xopq()` or their literal `.wh.` name. The three root
-/// metadata objects are left out, what they hold is not.
+/// metadata objects are left out, and so are pseudo-links; what else they hold is not.
 pub fn read_back(upper: &Path, overlay: bool) -> Vec<String> {
     let mut found = Vec::new();
     read_dir(upper, "", overlay, &mut found);
@@ -202,6 +202,9 @@ fn read_dir(dir: &Path, prefix: &str, overlay: bool, found: &mut Vec<String>) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let meta = fs::symlink_metadata(entry.path()).unwrap();
         let full = format!("{prefix}{name}");
+        if prefix == ".wh..wh.plnk/" && is_pseudo_link(&name) {
+            continue;
+        }
         if prefix.is_empty() && metadata_object(&name, &meta) {
             if meta.is_dir() {
                 read_dir(&entry.path(), &format!("{name}/"), overlay, found);
@@ -229,6 +232,13 @@ fn read_dir(dir: &Path, prefix: &str, overlay: bool, found: &mut Vec<String>) {
 /// Temporaries are not whiteouts: they come out literally.
 fn whiteout_name(name: &str) -> bool {
     name.starts_with(".wh.") && !name.starts_with(".wh..wh.")
+}
+
+/// `I.J`, or `I.0` for the number of names; the note of a change under way is none.
+fn is_pseudo_link(name: &str) -> bool {
+    let number = |text: &str| text.parse::<u64>().is_ok();
+    name.split_once('.')
+        .is_some_and(|(one, two)| number(one) && number(two) && one != "0")
 }
 
 fn metadata_object(name: &str, meta: &fs::Metadata) -> bool {

@@ -9,21 +9,9 @@ use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 
 use crate::dialects;
 use crate::process::wait_for;
+use crate::random::Random;
 use crate::spec::Dialect;
 use crate::support::Stack;
-
-/// A generator of numbers that are the same in every run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
 
 /// Type, mode and content of everything in a tree.
 fn shape(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {

@@ -7,19 +7,37 @@ use super::Takes::{Maybe, Nothing, Value};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
-        names: &["plink", "noplink", "clean_plink", "list_plink"],
+        names: &["plink"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Supported,
+        text: "All names of one lower file stay one file when it is changed (the default).",
+        example: "lowerdir=/l1,plink",
+    },
+    Row {
+        names: &["noplink"],
+        takes: Nothing,
+        peers: &[Aufs],
+        status: Supported,
+        text: "Names of one lower file part when one of them is copied up, and `.wh..wh.plnk` is not \
+               written nor followed.",
+        example: "lowerdir=/l1,noplink",
+    },
+    Row {
+        names: &["clean_plink", "list_plink"],
         takes: Nothing,
         peers: &[Aufs],
         status: Accepted,
-        text: "Names of one lower file part at copy-up; see docs/SEMANTICS.md.",
-        example: "lowerdir=/l1,noplink",
+        text: "`unionfs plink flush` and `unionfs plink list` do it.",
+        example: "lowerdir=/l1,list_plink",
     },
     Row {
         names: &["xino"],
         takes: Value("FILE|off|auto|on"),
         peers: &[Aufs, Overlayfs, FuseOverlayfs2],
-        status: Accepted,
-        text: "Inode numbers are stable and unique without a table, always.",
+        status: Supported,
+        text: "Inode numbers are stable and unique without a table, always. `on` refuses the mount \
+               unless every layer's filesystem has file handles.",
         example: "lowerdir=/l1,xino=auto",
     },
     Row {

@@ -41,6 +41,15 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,upperdir=/u,workdir=/w",
     },
     Row {
+        names: &["plink_flush"],
+        takes: Value("umount|off"),
+        peers: &[Own],
+        status: Supported,
+        text: "At a clean unmount every name of a linked file gets its place in the upper, so that the \
+               upper stands alone (`unionfs plink flush` at that moment).",
+        example: "lowerdir=/l1,upperdir=/u,plink_flush=umount",
+    },
+    Row {
         names: &["br", "dirs"],
         takes: Value("DIR[=PERM[+ATTR...]][:...]"),
         peers: &[Own, Aufs, UnionfsFuse],

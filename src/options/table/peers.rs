@@ -67,8 +67,8 @@ pub(super) const ROWS: &[Row] = &[
         names: &["ino32_t"],
         takes: Nothing,
         peers: &[FuseOverlayfs2],
-        status: Accepted,
-        text: "Inode numbers have 64 bits; no program of today needs less.",
+        status: Supported,
+        text: "Only the lower 32 bits of inode numbers are shown; two files may then show the same.",
         example: "lowerdir=/l1,ino32_t",
     },
     Row {

@@ -1,0 +1,68 @@
+//! `unionfs plink`: what aufs's `auplink` does.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use super::{CliError, Command};
+use crate::options::{self, Options};
+
+/// What is asked about pseudo-links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plink {
+    /// Remove them, after every name has got its place in the upper; else list them.
+    pub flush: bool,
+    /// A mountpoint, or the upper of a union that is not mounted.
+    pub place: PathBuf,
+    /// The union that the upper belongs to, if it was given.
+    pub options: Option<Box<Options>>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlinkArgs {
+    #[command(subcommand)]
+    verb: PlinkVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum PlinkVerb {
+    /// Show the inode number and the names of every file that pseudo-links hold together
+    List(PlaceArgs),
+    /// Give every name its own place in the upper, which then stands alone
+    Flush(PlaceArgs),
+}
+
+#[derive(Debug, Args)]
+struct PlaceArgs {
+    /// For an upper that is not mounted: the options that mount it, its lowerdir above all
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<OsString>,
+    /// A mountpoint, or the upper of a union that is not mounted
+    #[arg(value_name = "UPPER|MOUNTPOINT")]
+    place: PathBuf,
+}
+
+impl PlinkArgs {
+    pub(super) fn check(self) -> Result<Command, CliError> {
+        let (flush, args) = match self.verb {
+            PlinkVerb::List(args) => (false, args),
+            PlinkVerb::Flush(args) => (true, args),
+        };
+        let options = match args.options.as_slice() {
+            [] => None,
+            raw => {
+                let mut options = options::parse(raw)?;
+                options.upper = Some(args.place.clone());
+                options.work = None;
+                options.read_only = !flush;
+                Some(Box::new(options))
+            }
+        };
+        Ok(Command::Plink(Plink {
+            flush,
+            place: args.place,
+            options,
+        }))
+    }
+}
