@@ -16,7 +16,7 @@ use fuser::{
 
 use crate::options::Options;
 use crate::sys::{Errno, cred};
-use crate::union::{DirEntry, Make, OpenMode, SetAttr, Union};
+use crate::union::{Make, OpenMode, SetAttr, Union};
 
 use super::convert::{self, caller, errno};
 use super::init::MAX_WRITE;
@@ -31,8 +31,8 @@ thread_local! {
 /// The union as fuser drives it.
 #[derive(Debug)]
 pub(crate) struct UnionFs {
-    union: Arc<Union>,
-    policy: Policy,
+    pub(super) union: Arc<Union>,
+    pub(super) policy: Policy,
     /// Largest write request in bytes.
     max_write: u32,
     /// The session fails if the kernel might not check permissions.
@@ -69,60 +69,6 @@ impl UnionFs {
         } else {
             work(&self.union);
         }
-    }
-
-    /// Adds an entry with its attributes; true when the buffer is full.
-    fn add_plus(&self, dir: u64, entry: &DirEntry, reply: &mut ReplyDirectoryPlus) -> bool {
-        let name = OsStr::from_bytes(&entry.name);
-        let mut nameless = convert::negative_attr();
-        nameless.ino = INodeNo(entry.ino);
-        nameless.kind = convert::kind(entry.kind);
-        if &*entry.name == b"." || &*entry.name == b".." {
-            // The kernel takes no reference for these two.
-            let ino = INodeNo(entry.ino);
-            return reply.add(ino, entry.next, name, &NEVER, &nameless, Generation(0));
-        }
-        match self.union.lookup(dir, &entry.name) {
-            Ok(Some(found)) if found.id != found.attr.ino => {
-                self.union.forget(found.id, 1);
-                self.add_listed_only(entry, reply)
-            }
-            Ok(Some(found)) => {
-                let ttl = self.policy.attr_of(&found).min(self.policy.entry);
-                let attr = self.policy.attributes(&found.attr, found.id);
-                let generation = Generation(found.generation);
-                let full = reply.add(INodeNo(found.id), entry.next, name, &ttl, &attr, generation);
-                if full {
-                    // It did not fit, so the kernel will not know of it.
-                    self.union.forget(found.id, 1);
-                }
-                full
-            }
-            // Gone since the listing.
-            Ok(None) => false,
-            // Listed, but without an answer for its attributes.
-            Err(_) => self.add_listed_only(entry, reply),
-        }
-    }
-
-    /// Adds an entry that the kernel shall list and look up before any use; true when the buffer is
-    /// full.
-    ///
-    /// fuser has one number for the node, its attributes and the listing. This is the listing's; that
-    /// it is taken for a node is prevented by a size that no file has. The kernel lists the name all
-    /// the same, and then forgets a node that it never knew.
-    fn add_listed_only(&self, entry: &DirEntry, reply: &mut ReplyDirectoryPlus) -> bool {
-        let mut attr = convert::negative_attr();
-        attr.ino = INodeNo(entry.ino);
-        attr.kind = convert::kind(entry.kind);
-        attr.size = u64::MAX;
-        let name = OsStr::from_bytes(&entry.name);
-        let generation = Generation(0);
-        let full = reply.add(attr.ino, entry.next, name, &NEVER, &attr, generation);
-        if !full {
-            self.union.expect_stray_forget(entry.ino);
-        }
-        full
     }
 }
 

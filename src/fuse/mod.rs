@@ -4,6 +4,7 @@ mod convert;
 mod filesystem;
 mod flags;
 mod init;
+mod plus;
 mod policy;
 mod reply;
 mod run;

@@ -53,7 +53,7 @@ impl UnionSide {
         let is_whole = |upper: &PathBuf| {
             let links = listing(&upper.join(".wh..wh.plnk"));
             let is_count = |path: &PathBuf| path.extension().is_some_and(|n| n == "0");
-            !links.iter().any(is_count) && !(for_kernel && has_links(upper))
+            !(links.iter().any(is_count) || for_kernel && has_links(upper))
         };
         let upper = upper.filter(is_whole);
         if upper.is_some() {

@@ -274,13 +274,11 @@ fn at_every_step(options: &str, before: &[Change], change: &Change) {
         if through {
             // It lets go of the daemon.
             rustix::process::kill_process(Pid::from_child(&strace), Signal::TERM).unwrap();
-            strace.wait().unwrap();
-        }
-        child.end();
-        if !through {
+        } else {
             let _ = strace.kill();
-            strace.wait().unwrap();
         }
+        strace.wait().unwrap();
+        child.end();
         change.run(&both.at("plain")).unwrap();
         let new = both.plain_shape();
         let seen = both.look();
