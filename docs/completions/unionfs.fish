@@ -30,6 +30,8 @@ function __unionfs_options
             __unionfs_directories $upto $part
         case 'lowerdir+=*' 'upperdir=*' 'workdir=*' 'del=*' 'del:*' 'chroot=*' 'datadir+=*'
             __unionfs_directories $upto $part
+        case 'plink_flush=*'
+            printf '%s\n' $upto{umount,off}
         case 'br=*' 'br:*' 'dirs=*' 'dirs:*' 'add=*' 'add:*' 'ins=*' 'ins:*' 'append=*' 'append:*' 'prepend=*' 'prepend:*' 'mod=*' 'mod:*'
             __unionfs_branches $upto $part
         case 'whiteout=*'
@@ -67,6 +69,7 @@ function __unionfs_options
                 lowerdir+= 'One more read-only layer, below those named so far' \
                 upperdir= 'The directory that takes all changes' \
                 workdir= 'Where temporary objects are made, on the filesystem of the upper' \
+                plink_flush= 'At a clean unmount every name of a linked file gets its place in the upper, so that the upper stands alone (unionfs plink flush at that moment)' \
                 br= 'All layers as branches, top first, also written br:DIR' \
                 dirs= 'All layers as branches, top first, also written br:DIR' \
                 add= 'Puts branches at a place of the list that br= gave' \
@@ -94,6 +97,7 @@ function __unionfs_options
                 noacl 'POSIX ACLs are neither kept nor obeyed' \
                 noxattrs 'Extended attributes are neither shown nor kept' \
                 static_nlink 'Directories show a link count of 1' \
+                ino32_t 'Only the lower 32 bits of inode numbers are shown' \
                 userxattr 'Marks in user.overlay' \
                 redirect_dir= 'on' \
                 metacopy= 'on' \
@@ -104,6 +108,9 @@ function __unionfs_options
                 hide_meta_dir 'Whiteouts and the like do not show' \
                 statfs_omit_ro 'df leaves out the layers that are only read' \
                 debug_file= 'log_file=' \
+                plink 'All names of one lower file stay one file when it is changed (the default)' \
+                noplink 'Names of one lower file part when one of them is copied up, and .wh..wh.plnk is not written nor followed' \
+                xino= 'Inode numbers are stable and unique without a table, always' \
                 create= 'Which writable branch takes an object' \
                 create_policy= 'Which writable branch takes an object' \
                 cpup= 'Which writable branch takes an object' \
@@ -176,6 +183,7 @@ end
 complete -c unionfs -f
 complete -c unionfs -n '__fish_is_nth_token 1' -a mount -d 'Mount a union (the default: the word may be left out)'
 complete -c unionfs -n '__fish_is_nth_token 1' -a umount -d 'Take a mount away'
+complete -c unionfs -n '__fish_is_nth_token 1' -a plink -d 'List or flush what holds the names of linked files together'
 complete -c unionfs -n '__fish_is_nth_token 1' -a demo -d 'Build a small stack of layers, mount it and show what a union does'
 complete -c unionfs -a '(__fish_complete_directories (commandline -ct))'
 complete -c unionfs -s o -x -d 'Mount options' -a '(__unionfs_options)'
