@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use rustix::mount::UnmountFlags;
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const FILES_IN_DIR: usize = 1000;
 
 /// A mount in the foreground, ended when dropped.
-struct Mount {
-    daemon: Child,
+pub(crate) struct Mount {
+    pub daemon: Child,
     target: PathBuf,
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn measure(count: usize) -> Result<()> {
         fs::create_dir(path(dir))?;
     }
     fill(&path("lower"), count)?;
-    let mount = mount(temp.path())?;
+    let mount = mount(temp.path(), "")?;
     let pid = mount.daemon.id();
     let before = anonymous_memory(pid)?;
     let known = walk(&path("merged"))?;
@@ -64,10 +64,11 @@ fn fill(lower: &Path, count: usize) -> Result<()> {
     Ok(())
 }
 
-fn mount(temp: &Path) -> Result<Mount> {
+pub(crate) fn mount(temp: &Path, more: &str) -> Result<Mount> {
     let program = std::env::current_exe()?.with_file_name("unionfs");
     let (lower, upper) = (temp.join("lower"), temp.join("upper"));
-    let options = format!("lowerdir={},upperdir={}", lower.display(), upper.display());
+    let layers = format!("lowerdir={},upperdir={}", lower.display(), upper.display());
+    let options = format!("{layers}{more}");
     let target = temp.join("merged");
     let daemon = Command::new(&program)
         .args(["mount", "-f", "-o", &options])
@@ -81,7 +82,7 @@ fn mount(temp: &Path) -> Result<Mount> {
         if start.elapsed() > Duration::from_secs(10) {
             return Err("the mount does not answer".into());
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(1));
     }
     Ok(mount)
 }
@@ -103,7 +104,7 @@ fn walk(root: &Path) -> Result<usize> {
 }
 
 /// Resident anonymous memory of a process in bytes.
-fn anonymous_memory(pid: u32) -> Result<u64> {
+pub(crate) fn anonymous_memory(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:"));
     let kib = line

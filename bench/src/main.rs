@@ -3,12 +3,14 @@
 #![allow(clippy::print_stdout)] // Its purpose.
 
 mod inodes;
+mod plinks;
 mod rename;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "usage (root):
   bench inodes [COUNT]    daemon memory for each known file
+  bench plinks [COUNT]    mount and memory of so many linked files that were copied up
   bench rename [COUNT]    mv of a lower directory of so many files, beside other unions";
 
 fn main() -> ExitCode {
@@ -17,6 +19,11 @@ fn main() -> ExitCode {
         ["inodes"] => inodes::measure(1_000_000),
         ["inodes", count] => match count.parse() {
             Ok(count) => inodes::measure(count),
+            Err(_) => Err(USAGE.into()),
+        },
+        ["plinks"] => plinks::measure(100_000),
+        ["plinks", count] => match count.parse() {
+            Ok(count) => plinks::measure(count),
             Err(_) => Err(USAGE.into()),
         },
         ["rename"] => rename::measure(10_000),

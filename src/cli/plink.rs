@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, ValueEnum};
 
 use super::{CliError, Command};
 use crate::options::{self, Options};
@@ -19,22 +19,19 @@ pub struct Plink {
     pub options: Option<Box<Options>>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Action {
+    /// Show the inode number and the names of every file that pseudo-links hold together
+    List,
+    /// Give every name its own place in the upper, which then stands alone
+    Flush,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct PlinkArgs {
-    #[command(subcommand)]
-    verb: PlinkVerb,
-}
-
-#[derive(Debug, Subcommand)]
-enum PlinkVerb {
-    /// Show the inode number and the names of every file that pseudo-links hold together
-    List(PlaceArgs),
-    /// Give every name its own place in the upper, which then stands alone
-    Flush(PlaceArgs),
-}
-
-#[derive(Debug, Args)]
-struct PlaceArgs {
+    /// Show the numbers and names of such files, or give every name its own place in the upper
+    #[arg(value_name = "list|flush")]
+    action: Action,
     /// For an upper that is not mounted: the options that mount it, its lowerdir above all
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<OsString>,
@@ -45,15 +42,12 @@ struct PlaceArgs {
 
 impl PlinkArgs {
     pub(super) fn check(self) -> Result<Command, CliError> {
-        let (flush, args) = match self.verb {
-            PlinkVerb::List(args) => (false, args),
-            PlinkVerb::Flush(args) => (true, args),
-        };
-        let options = match args.options.as_slice() {
+        let flush = self.action == Action::Flush;
+        let options = match self.options.as_slice() {
             [] => None,
             raw => {
                 let mut options = options::parse(raw)?;
-                options.upper = Some(args.place.clone());
+                options.upper = Some(self.place.clone());
                 options.work = None;
                 options.read_only = !flush;
                 Some(Box::new(options))
@@ -61,7 +55,7 @@ impl PlinkArgs {
         };
         Ok(Command::Plink(Plink {
             flush,
-            place: args.place,
+            place: self.place,
             options,
         }))
     }

@@ -89,8 +89,8 @@ impl Abilities {
         }
         if !(self.trusted || self.user) {
             tracing::warn!(
-                "upperdir={}: no attributes can be written here: inode numbers of copied files \
-                 change at the next mount",
+                "upperdir={}: no attributes can be written here: inode numbers of copied \
+                 directories change at the next mount",
                 path.display()
             );
         }

@@ -1,6 +1,7 @@
 //! Hard links.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
 
@@ -9,11 +10,36 @@ use crate::sys::{self, Errno, Result};
 
 use super::Union;
 use super::copy_up::Need;
+use super::inode::Inode;
 use super::inode_table::Found;
 use super::lookup::{FoundDir, dir_of};
 use super::types::Entry;
 
+/// How often another name of a file is tried when one goes just as it is to be linked to.
+const TRIES: usize = 100;
+
 impl Union {
+    /// Makes a link to the real object, by whichever of its names is there.
+    ///
+    /// Precondition: the tree lock is held.
+    fn link_real(&self, inode: &Arc<Inode>, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            let real = self.real(inode)?;
+            let result = if real.name.is_empty() {
+                sys::at::link_fd(real.fd(), dir, name)
+            } else {
+                sys::at::link_at(real.fd(), &real.name, dir, name)
+            };
+            // Somebody is taking away this name, and has not said so yet. There may be others.
+            if result != Err(Errno::NOENT) || inode.is_unlinked() || tries == TRIES {
+                return result;
+            }
+            tries += 1;
+            std::thread::yield_now();
+        }
+    }
+
     /// Gives a file another name; a file of a lower is copied up first.
     ///
     /// # Errors
@@ -46,14 +72,8 @@ impl Union {
         if inode.is_unlinked() {
             return Err(Errno::NOENT);
         }
-        let real = self.real(&inode)?;
-        let link = |dir: std::os::fd::BorrowedFd<'_>, name: &[u8]| {
-            if real.name.is_empty() {
-                sys::at::link_fd(real.fd(), dir, name)
-            } else {
-                sys::at::link_at(real.fd(), &real.name, dir, name)
-            }
-        };
+        let link =
+            |dir: std::os::fd::BorrowedFd<'_>, name: &[u8]| self.link_real(&inode, dir, name);
         if inode.keeps_ino() {
             self.mark_copies(&parent, fd.as_fd())?;
         }

@@ -254,6 +254,10 @@ impl Union {
         let disk = self.plinks.disk().ok_or(Errno::ROFS)?;
         let _tree = self.tree.read();
         let changing = self.plinks.change();
+        if self.in_upper(inode) {
+            // The rename of a directory above brought it there.
+            return Ok(());
+        }
         if inode.is_unlinked() {
             drop(changing);
             return self.adopt_orphan(inode, copy);

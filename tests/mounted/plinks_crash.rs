@@ -311,6 +311,8 @@ const CASES: &[(&[Change], Change)] = {
         (&[Append("p"), Unlink("p")], Unlink("d/q")),
         (&[Append("p"), Unlink("p")], Rename("x", "d/q")),
         (&[Append("p"), Unlink("d/q")], Make("d/q")),
+        (&[], Rename("d", "moved")),
+        (&[Append("a")], Rename("d", "moved")),
         (&[Unlink("k/in/f"), Rmdir("k/in")], Rmdir("k")),
         (&[Unlink("k/in/f")], Rmdir("k/in")),
     ]
