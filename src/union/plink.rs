@@ -1,12 +1,10 @@
 //! Lower files with several names: one inode, whatever becomes of the names.
 //!
-//! Copying one up commits with one link(2), of the finished copy to its entry in `.wh..wh.plnk`:
-//! from then on a look at any name that the lower gives the file leads to the copy. Names get their
-//! own place in the upper when they are known at that moment, or have to move.
+//! Copying one up commits with one link(2), of the finished copy to its entry in `.wh..wh.plnk`: then
+//! any name that the lower gives the file leads to it. Names known then, or moved, get places too.
 //!
-//! The number of names is `links - gone` of the lower's and the copy's own links but its entry. A
-//! step that changes `gone` is announced on disk before, so that what a crash leaves is settled by a
-//! look at the one name it was about.
+//! The number of names is `links - gone` of the lower's and the copy's own links but its entry. Steps
+//! that change `gone` are announced on disk, so a look at one name settles what a crash leaves.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
