@@ -60,3 +60,42 @@ impl PlinkArgs {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::parse;
+
+    fn plink(words: &[&str]) -> Plink {
+        let words = ["unionfs", "plink"].iter().chain(words);
+        match parse(words).unwrap() {
+            Command::Plink(plink) => plink,
+            other => panic!("not plink: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_place_and_perhaps_its_union() {
+        let live = plink(&["list", "/m"]);
+        assert!(!live.flush && live.options.is_none());
+        assert_eq!(live.place, PathBuf::from("/m"));
+        let upper = plink(&["flush", "-o", "lowerdir=/l,workdir=/w", "/u"]);
+        let options = upper.options.unwrap();
+        assert_eq!(options.upper, Some("/u".into()));
+        assert!(upper.flush && !options.read_only && options.work.is_none());
+        // A look takes nothing over.
+        assert!(
+            plink(&["list", "-olowerdir=/l", "/u"])
+                .options
+                .unwrap()
+                .read_only
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        for words in [&["plink"][..], &["plink", "list"], &["plink", "drop", "/u"]] {
+            assert!(parse(["unionfs"].iter().chain(words)).is_err(), "{words:?}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ mod convert;
 mod filesystem;
 mod flags;
 mod init;
-mod plus;
+mod listing;
 mod policy;
 mod reply;
 mod run;

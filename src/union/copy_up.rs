@@ -251,7 +251,8 @@ impl Union {
         if !inode.kind.is_dir() && self.plinks.follow() {
             let record = self.lower_record(inode)?;
             // A copy that cannot carry its number has it in the name of its entry.
-            if record.links > 1 || !is_kept || self.plinks.group(inode.ino()).is_some() {
+            let is_linked = record.links > 1 || self.plinks.group(inode.ino()).is_some();
+            if (is_linked || !is_kept) && self.has_plinks() {
                 return self.publish_plink(inode, copy, record);
             }
         }

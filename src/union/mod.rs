@@ -41,6 +41,7 @@ mod nlink;
 mod numbers;
 mod ownership;
 mod plink;
+mod plink_change;
 mod plink_flush;
 mod plink_table;
 mod published;

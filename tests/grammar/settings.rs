@@ -57,15 +57,16 @@ pub(crate) fn choices(name: &'static str) -> Option<Case> {
     let case = match name {
         "rename_dir" => setting(name, words(&renames), |o, mode| o.rename_dir = mode),
         "redirect_dir" => setting(name, words(&redirects), |o, mode| o.rename_dir = mode),
-        "xino" => {
-            let forms = [("off", false), ("auto", false), ("on", true)];
-            setting(name, words(&forms), |o, on| o.identity.xino_on = on)
-        }
-        "plink_flush" => setting(name, words(&[("umount", true), ("off", false)]), |o, at| {
-            o.identity.flush_at_umount = at;
-        }),
         "metacopy" => setting(name, words(&[("on", true), ("off", false)]), |o, on| {
             o.metacopy = on;
+        }),
+        "xino" => setting(
+            name,
+            words(&[("off", false), ("auto", false), ("on", true)]),
+            |o, on| o.identity.xino_on = on,
+        ),
+        "plink_flush" => setting(name, words(&[("umount", true), ("off", false)]), |o, on| {
+            o.identity.flush_at_umount = on;
         }),
         "whiteout" => setting(name, words(&forms), |o, form| o.whiteout = form),
         "diropq" => setting(name, words(&opaque), |o, always| o.always_opaque = always),

@@ -184,13 +184,13 @@ impl Both {
     }
 }
 
-/// Has the daemon die before the n-th changing call of a thread from now on.
-fn watch(daemon: &Daemon, step: u32) -> Child {
+/// Has calls of the daemon fail or kill it from now on, as strace's `inject=` says.
+fn watch(daemon: &Daemon, calls: &str, inject: &str) -> Child {
     let pid = daemon.child.id();
     let mut command = Command::new("strace");
     command.args(["-f", "-o", "/dev/null", "-p", &pid.to_string()]);
-    command.args(["-e", &format!("trace={CALLS}")]);
-    command.args(["-e", &format!("inject={CALLS}:signal=SIGKILL:when={step}")]);
+    command.args(["-e", &format!("trace={calls}")]);
+    command.args(["-e", &format!("inject={calls}:{inject}")]);
     let strace = quiet(&mut command);
     let traced = || {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -269,16 +269,19 @@ fn at_every_step(options: &str, before: &[Change], change: &Change) {
         let child = both.start();
         // All names are known then.
         let _ = shape(&both.at("mnt"));
-        let mut strace = watch(&child, step);
+        let mut strace = watch(&child, CALLS, &format!("signal=SIGKILL:when={step}"));
         let through = change.run(&both.at("mnt")).is_ok();
         if through {
             // It lets go of the daemon.
             rustix::process::kill_process(Pid::from_child(&strace), Signal::TERM).unwrap();
+            strace.wait().unwrap();
+            child.end();
         } else {
+            // It waits for us to take note of the daemon's end.
+            child.end();
             let _ = strace.kill();
+            strace.wait().unwrap();
         }
-        strace.wait().unwrap();
-        child.end();
         change.run(&both.at("plain")).unwrap();
         let new = both.plain_shape();
         let seen = both.look();
@@ -330,6 +333,24 @@ fn killed_at_every_step_with_overlay_whiteouts() {
     for (before, change) in CASES.iter().step_by(2) {
         at_every_step(",whiteout=overlay", before, change);
     }
+}
+
+/// A filesystem without hard links: the names part, nothing else is lost.
+#[test]
+fn an_upper_without_links() {
+    let both = Both::new("", fill);
+    let child = both.start();
+    let mut strace = watch(&child, "linkat", "error=EPERM:when=1");
+    fs::write(both.at("mnt/a"), "new").unwrap();
+    rustix::process::kill_process(Pid::from_child(&strace), Signal::TERM).unwrap();
+    strace.wait().unwrap();
+    assert_eq!(fs::read(both.at("mnt/a")).unwrap(), b"new");
+    child.end();
+    assert!(!both.at("upper/.wh..wh.plnk").exists());
+    let child = both.start();
+    assert_eq!(fs::read(both.at("mnt/a")).unwrap(), b"new");
+    assert_eq!(fs::read(both.at("mnt/b")).unwrap(), b"a");
+    child.end();
 }
 
 const NAMES: [&str; 12] = [

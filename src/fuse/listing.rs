@@ -1,4 +1,4 @@
-//! Listings with attributes (readdirplus).
+//! Listings with attributes.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
