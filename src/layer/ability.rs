@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::options::WhiteoutForm;
 use crate::sys::{self, Errno, Result};
 
-use super::upper::Upper;
+use super::upper::{Temp, Upper};
 
 /// Attributes of no meaning; they go with the file they are tried on.
 const TRIED: [&[u8]; 2] = [b"trusted.unionfs.try", b"user.unionfs.try"];
@@ -29,6 +29,8 @@ pub(crate) struct Abilities {
     pub trusted: bool,
     /// `user.*` attributes can be written.
     pub user: bool,
+    /// Files can have several names.
+    pub links: bool,
 }
 
 impl Abilities {
@@ -37,7 +39,7 @@ impl Abilities {
     /// # Errors
     /// When not even a temporary file can be made: then no change could be taken either.
     pub fn find_out(upper: &Upper) -> Result<Self> {
-        let (file, _temp) = upper.temp_file()?;
+        let (file, temp) = upper.temp_file()?;
         let fd = file.as_fd();
         let own = sys::cred::own_uid();
         // Any other id does that is mapped here; where only one is, there is nobody else.
@@ -48,6 +50,8 @@ impl Abilities {
             devices: sys::cred::can_make_devices(),
             trusted: can(TRIED[0]),
             user: can(TRIED[1]),
+            // A file without a name gets its first one by a link, so there are links.
+            links: temp.is_none_or(|temp| can_link(upper, &temp)),
             // Last, as then it is another's file.
             other_owners: sys::at::chown_at(fd, b"", Some(other), Some(other)).is_ok(),
         })
@@ -87,6 +91,12 @@ impl Abilities {
             let what = missing.join(", ");
             tracing::info!("upperdir={}: not possible here: {what}", path.display());
         }
+        if !self.links {
+            tracing::warn!(
+                "upperdir={}: no hard links can be made here: names of one lower file part",
+                path.display()
+            );
+        }
         if !(self.trusted || self.user) {
             tracing::warn!(
                 "upperdir={}: no attributes can be written here: inode numbers of copied \
@@ -95,6 +105,15 @@ impl Abilities {
             );
         }
     }
+}
+
+/// False only where the filesystem has no links; that one fails for want of space says nothing.
+fn can_link(upper: &Upper, file: &Temp) -> bool {
+    let linked = upper.temp(|dir, name| sys::at::link_at(file.dir(), file.name(), dir, name));
+    !matches!(
+        linked,
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK)
+    )
 }
 
 fn make_whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {

@@ -7,7 +7,7 @@
 //! copy, or where none can be had, and where there is no copy, the target of a symlink `I.0`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::fs::RenameFlags;
@@ -131,8 +131,6 @@ fn parse_name(name: &[u8]) -> Option<(u64, u64)> {
 pub(crate) struct PlinkDir {
     root: Arc<OwnedFd>,
     dir: Mutex<Option<Arc<OwnedFd>>>,
-    /// The filesystem has what entries and records are made of, once that was tried.
-    works: OnceLock<bool>,
 }
 
 impl PlinkDir {
@@ -146,7 +144,6 @@ impl PlinkDir {
         Ok(Self {
             root: Arc::clone(root),
             dir: Mutex::new(dir),
-            works: OnceLock::new(),
         })
     }
 
@@ -164,25 +161,6 @@ impl PlinkDir {
         let dir = Arc::new(upper::make_hidden_dir(&self.root, name::PSEUDO_LINKS)?);
         *slot = Some(Arc::clone(&dir));
         Ok(dir)
-    }
-
-    /// True when the filesystem has hard links and symlinks, without which there are no entries.
-    pub fn works(&self) -> bool {
-        let tried = || -> Result<()> {
-            sys::cred::enter_own();
-            let dir = self.make()?;
-            self.put_symlink(TEMPORARY, b"tried")?;
-            sys::at::link_at(&*dir, TEMPORARY, &*dir, INTENT)
-        };
-        *self.works.get_or_init(|| {
-            let result = tried();
-            self.clear_intent();
-            if result.is_err() {
-                tracing::warn!("the upper has no links: names of one lower file part");
-                self.remove_empty();
-            }
-            result.is_ok()
-        })
     }
 
     /// Removes the directory if nothing is in it.

@@ -44,6 +44,8 @@ pub(crate) struct Upper {
     /// The directory of temporaries once it was needed.
     temp_dir: Mutex<Option<Arc<OwnedFd>>>,
     temp_seq: AtomicU64,
+    /// Files can have several names.
+    links: bool,
     /// Holds the lock on the upper for as long as the union lives.
     _lock: OwnedFd,
 }
@@ -104,6 +106,7 @@ impl Upper {
             workdir,
             temp_dir: Mutex::new(None),
             temp_seq: AtomicU64::new(0),
+            links: true,
             _lock: lock,
         };
         upper.sweep();
@@ -120,6 +123,7 @@ impl Upper {
         let before = sys::stat::stat_at(&**parent, dir);
         let found = Abilities::find_out(self)?;
         self.markers.form = found.form(self, self.markers.form, path);
+        self.links = found.links;
         found.report(path);
         if before.is_err() && self.temp_dir.lock().take().is_some() {
             let (parent, dir) = self.temp_place();
@@ -144,6 +148,11 @@ impl Upper {
     /// True when new directories are marked opaque even where nothing is below.
     pub fn always_opaque(&self) -> bool {
         self.markers.always_opaque
+    }
+
+    /// True when files can have several names.
+    pub fn has_links(&self) -> bool {
+        self.links
     }
 
     /// Removes what a crash left in the reserved places. A failure costs space, nothing else.

@@ -252,7 +252,7 @@ impl Union {
             let record = self.lower_record(inode)?;
             // A copy that cannot carry its number has it in the name of its entry.
             let is_linked = record.links > 1 || self.plinks.group(inode.ino()).is_some();
-            if (is_linked || !is_kept) && self.has_plinks() {
+            if is_linked || !is_kept {
                 return self.publish_plink(inode, copy, record);
             }
         }

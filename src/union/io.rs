@@ -144,8 +144,10 @@ impl Union {
         self.regular(&src)?;
         self.regular(&dst)?;
         self.ensure_upper(&dst, Need::All)?;
-        let src = self.file(&src, false)?;
+        // First the one to be written: opening it may bring data that were elsewhere, and the other
+        // may be the same file.
         let file = self.file(&dst, true)?;
+        let src = self.file(&src, false)?;
         let len = usize::try_from(len)
             .unwrap_or(usize::MAX)
             .min(i32::MAX as usize);

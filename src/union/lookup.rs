@@ -18,6 +18,9 @@ use super::metacopy::shows_holes;
 use super::nlink::PartLinks;
 use super::types::{Attr, Entry};
 
+/// How often a name is looked for when each time its file was copied up in between.
+const TRIES: usize = 100;
+
 /// What the upper's own directory holds for a name.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InUpper {
@@ -107,7 +110,7 @@ impl Union {
         if name.is_reserved() {
             return Ok(None);
         }
-        loop {
+        for _ in 0..TRIES {
             let Some(found) = self.find(parent, name, 0)? else {
                 return Ok(None);
             };
@@ -121,6 +124,8 @@ impl Union {
                 _ => return Ok(Some(entry)),
             }
         }
+        tracing::warn!("the copy of a file with several names cannot be looked at");
+        Err(Errno::IO)
     }
 
     /// The inode that `found` has already, if anyone knows it, referred to while this lives.

@@ -163,9 +163,11 @@ impl Union {
         };
         let top = layers.layers.first().filter(|_| layers.has_upper);
         let disk = top.map(|top| PlinkDir::new(&top.root)).transpose()?;
-        let plinks = Plinks::new(disk, settings.plinks);
+        let has_links = layers.upper.as_ref().is_none_or(Upper::has_links);
+        let follow = settings.plinks && has_links;
+        let plinks = Plinks::new(disk, follow);
         let union = Self {
-            inodes: InodeTable::new(numbers, root, settings.plinks),
+            inodes: InodeTable::new(numbers, root, follow),
             descriptors: Descriptors::new(settings.descriptors),
             layers,
             tree: TreeLock::default(),

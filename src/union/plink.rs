@@ -134,7 +134,10 @@ impl Union {
             group = self.read_group(number, group);
             if group.is_ours() {
                 let print = Print::of(dir.as_fd(), name, stat);
-                group.state = if group.record.print.fits(&print) {
+                let copy = self.recorded_entry(number, group.record.upper);
+                // A record may have been forged; a file is no directory whatever it says.
+                let same_kind = copy.is_none_or(|copy| copy.kind() == stat.kind());
+                group.state = if same_kind && group.record.print.fits(&print) {
                     State::Fits
                 } else {
                     State::Foreign
@@ -152,11 +155,15 @@ impl Union {
         if !group.is_ours() || group.record.upper == 0 {
             return None;
         }
-        let copy = self.entry_stat(number, group.record.upper)?;
-        let dir = self.plinks.dir()?;
-        let entry = plink::entry_name(number, group.record.upper);
-        let copy = self.owners.recorded(0, dir.as_fd(), &entry, copy).ok()?;
+        let copy = self.recorded_entry(number, group.record.upper)?;
         Some((number, copy))
+    }
+
+    /// The same as [`Self::entry_stat`], with the owner and kind that are kept in attributes.
+    fn recorded_entry(&self, number: u64, upper: u64) -> Option<Stat> {
+        let stat = self.entry_stat(number, upper)?;
+        let (dir, entry) = (self.plinks.dir()?, plink::entry_name(number, upper));
+        self.owners.recorded(0, dir.as_fd(), &entry, stat).ok()
     }
 
     /// The number that an object of the upper shows as the copy of a file with several names.

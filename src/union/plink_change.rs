@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crate::layer::name::{Name, NameBuf};
-use crate::layer::plink::{self, Intent, PlinkDir, Print, Record};
+use crate::layer::plink::{self, Intent, Print, Record};
 use crate::sys::{self, Errno, Result};
 
 use super::Union;
@@ -41,12 +41,6 @@ impl Union {
                 print: Print::of(real.fd(), &real.name, &stat),
             })
         })
-    }
-
-    /// True when copies can have entries.
-    pub(super) fn has_plinks(&self) -> bool {
-        let _changing = self.plinks.change();
-        self.plinks.disk().is_some_and(PlinkDir::works)
     }
 
     /// Gives the copy of a file with several names its entry: from now on it stands for all names.

@@ -27,6 +27,7 @@ const DEFAULT: &str = "system.posix_acl_default";
 struct Stack {
     base: TempDir,
     form: WhiteoutForm,
+    metacopy: bool,
 }
 
 impl Stack {
@@ -36,7 +37,12 @@ impl Stack {
         for layer in ["lower", "upper"] {
             fs::create_dir(base.path().join(layer)).unwrap();
         }
-        Self { base, form }
+        let metacopy = false;
+        Self {
+            base,
+            form,
+            metacopy,
+        }
     }
 
     fn lower(&self, path: &str) -> PathBuf {
@@ -52,6 +58,7 @@ impl Stack {
             lowers: vec![self.lower("").into()],
             upper: Some(self.upper("")),
             whiteout: self.form,
+            metacopy: self.metacopy,
             ..Options::default()
         };
         open_union(&options).unwrap()
@@ -252,4 +259,21 @@ fn the_number_of_a_known_file_stays_when_it_is_copied_up() {
     assert_eq!(union.getattr(id).unwrap().ino, before, "after the copy-up");
     let again = union.lookup(ROOT, b"a").unwrap().unwrap();
     assert_eq!((again.id, again.attr.ino), (id, before), "looked up again");
+}
+
+#[test]
+fn a_file_with_data_in_the_lower_is_not_copied_onto_itself() {
+    let mut stack = Stack::new(WhiteoutForm::Aufs);
+    stack.metacopy = true;
+    fs::write(stack.lower("a"), "data".repeat(30_000)).unwrap();
+    let union = stack.union();
+    let id = walk(&union, "a").unwrap();
+    chmod(&union, id, 0o600);
+    let overlapping = union.copy_range((id, 0), (id, 50), 100, BY_ROOT);
+    assert_eq!(overlapping, Err(Errno::INVAL));
+    let apart = union.copy_range((id, 2), (id, 60_001), 100, BY_ROOT);
+    assert_eq!(apart, Ok(100));
+    let mut read = [0; 4];
+    union.read(id, 60_001, &mut read).unwrap();
+    assert_eq!(&read, b"tada");
 }

@@ -40,6 +40,7 @@ mod plinks;
 mod plinks_crash;
 mod plinks_rootless;
 mod plinks_stress;
+mod plinks_without;
 mod process;
 mod random;
 mod regressions_copy_up;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::dialects;
+use crate::fails;
 use crate::process::wait_for;
 use crate::spec::{self, Dialect};
 use crate::support::{Layers, Mount, Stack};
@@ -157,4 +158,28 @@ fn lower_that_is_a_union_itself() {
     m.assert_file("d/x", "changed");
     m.assert_file("d/z", "below");
     over.assert_upper(["d/", "d/x", "d/wh(z)"]);
+}
+
+/// A record of many names is a walk for every lookup: none is followed that is longer than a path.
+#[test]
+fn redirect_records_are_bounded() {
+    let layers = Stack::new().lower([""; 0]).lower(["d/x"]).build();
+    let top = layers.lowers[0].clone();
+    // Where a record may have 64 KiB.
+    let _covered = Covered::tmpfs(&top);
+    let parts = ["n".repeat(250).as_str(); 16].join("/");
+    for (name, more) in [("fits", 4095), ("long", 4096)] {
+        fs::create_dir(top.join(name)).unwrap();
+        let mut record = format!("/{parts}/");
+        record.push_str(&"n".repeat(more + 1 - record.len()));
+        xattr::set(
+            top.join(name),
+            "trusted.overlay.redirect",
+            record.as_bytes(),
+        )
+        .unwrap();
+    }
+    let m = layers.mount();
+    m.assert_ls("fits", &[]);
+    fails!(m.stat("long"), IO);
 }

@@ -10,10 +10,12 @@ use rustix::fs::{AtFlags, CWD, OFlags};
 use crate::calls::contents;
 use crate::dialects;
 use crate::fails;
-use crate::plinks::{append, entries, list};
+use crate::plinks::{Entry, append, entries, list};
 use crate::process::{finish, run, unionfs};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
+
+const RECORD: &str = "trusted.unionfs.plink";
 
 /// Number and link count.
 fn same(m: &Mount, names: &[&str], nlink: u64) {
@@ -284,4 +286,51 @@ fn another_file_with_the_same_number() {
         "another"
     };
     assert_eq!((a.as_str(), b.as_str()), ("copy", expected));
+}
+
+/// Records can be forged by whoever may write the upper's reserved directory; a file does not become
+/// a directory by that, and nothing hangs.
+#[test]
+fn an_entry_of_another_kind() {
+    let mut m = Stack::new().lower(["a=1", "a~b"]).mount();
+    append(&m, "a", "2");
+    let record = xattr::get(m.up("a"), RECORD).unwrap().unwrap();
+    m.unmount();
+    let [Entry { name, ino }] = &entries(&m)[..] else {
+        panic!("one entry")
+    };
+    let number = name.split_once('.').unwrap().0.to_owned();
+    let record = String::from_utf8(record).unwrap();
+    let plinks = m.up(".wh..wh.plnk");
+    fs::remove_file(plinks.join(name)).unwrap();
+    let _ = fs::remove_file(m.up("b"));
+    fs::remove_file(m.up("a")).unwrap();
+    fs::create_dir(plinks.join("new")).unwrap();
+    let new = fs::metadata(plinks.join("new")).unwrap().ino();
+    let place = plinks.join(format!("{number}.{new}"));
+    fs::rename(plinks.join("new"), &place).unwrap();
+    let record = record.replacen(&ino.to_string(), &new.to_string(), 1);
+    xattr::set(&place, RECORD, record.as_bytes()).unwrap();
+    m.mount_again();
+    same(&m, &["a", "b"], 2);
+    m.assert_file("b", "1");
+    append(&m, "b", "3");
+    m.assert_file("a", "13");
+    m.remount();
+    m.assert_file("a", "13");
+}
+
+/// Somebody takes an entry away under a live mount: an error, as its data are gone.
+#[test]
+fn an_entry_that_vanishes() {
+    let layers = Stack::new().lower(["a=1", "a~d/b"]).build();
+    let m = layers.mount();
+    m.chmod("a", 0o600).unwrap();
+    let [Entry { name, .. }] = &entries(&m)[..] else {
+        panic!("one entry")
+    };
+    let _ = fs::remove_file(m.up("d/b"));
+    fs::remove_file(m.up(".wh..wh.plnk").join(name)).unwrap();
+    fails!(m.stat("d/b"), IO);
+    m.assert_ls("", &["a", "d"]);
 }

@@ -20,7 +20,8 @@ use crate::random::Random;
 
 /// Calls that change something on disk.
 const CALLS: &str = "linkat,symlinkat,unlinkat,renameat,renameat2,mkdirat,mknodat,setxattr,lsetxattr,\
-                     fchownat,utimensat,fsync";
+                     fsetxattr,removexattr,lremovexattr,fremovexattr,ftruncate,fchownat,utimensat,\
+                     fsync";
 /// More of them than any change here needs.
 const MOST_CALLS: u32 = 60;
 
@@ -208,6 +209,7 @@ fn watch(daemon: &Daemon, calls: &str, inject: &str) -> Child {
 enum Change {
     Append(&'static str),
     Chmod(&'static str),
+    Empty(&'static str),
     Unlink(&'static str),
     Rename(&'static str, &'static str),
     Exchange(&'static str, &'static str),
@@ -225,6 +227,7 @@ impl Change {
                 rustix::io::write(fd, b"+").map(drop)
             }
             Self::Chmod(name) => rustix::fs::chmod(at(name), Mode::from_raw_mode(0o600)),
+            Self::Empty(name) => open(&at(name), OFlags::WRONLY | OFlags::TRUNC).map(drop),
             Self::Unlink(name) => rustix::fs::unlink(at(name)),
             Self::Rename(from, to) => rustix::fs::rename(at(from), at(to)),
             Self::Exchange(one, other) => {
@@ -253,6 +256,7 @@ fn fill(root: &Path) {
     fs::write(root.join("x"), "x").unwrap();
     fs::write(root.join("p"), "p").unwrap();
     fs::hard_link(root.join("p"), root.join("d/q")).unwrap();
+    fs::write(root.join("large"), "large".repeat(10_000)).unwrap();
 }
 
 /// Dies before the n-th changing call of a thread, for every n, until the change comes through.
@@ -335,22 +339,13 @@ fn killed_at_every_step_with_overlay_whiteouts() {
     }
 }
 
-/// A filesystem without hard links: the names part, nothing else is lost.
+/// A file whose data are still the lower's is emptied, or gets its data: never zeros in between.
 #[test]
-fn an_upper_without_links() {
-    let both = Both::new("", fill);
-    let child = both.start();
-    let mut strace = watch(&child, "linkat", "error=EPERM:when=1");
-    fs::write(both.at("mnt/a"), "new").unwrap();
-    rustix::process::kill_process(Pid::from_child(&strace), Signal::TERM).unwrap();
-    strace.wait().unwrap();
-    assert_eq!(fs::read(both.at("mnt/a")).unwrap(), b"new");
-    child.end();
-    assert!(!both.at("upper/.wh..wh.plnk").exists());
-    let child = both.start();
-    assert_eq!(fs::read(both.at("mnt/a")).unwrap(), b"new");
-    assert_eq!(fs::read(both.at("mnt/b")).unwrap(), b"a");
-    child.end();
+fn killed_at_every_step_with_data_in_the_lower() {
+    use Change::{Append, Chmod, Empty};
+    for change in [Empty("large"), Append("large")] {
+        at_every_step(",metacopy=on", &[Chmod("large")], &change);
+    }
 }
 
 const NAMES: [&str; 12] = [
