@@ -261,6 +261,10 @@ fn survives(dialect: Dialect, options: &str, seed: u64) {
         items.push(format!("a/m{n}={n}"));
     }
     items.push(format!("a/f0={}", "0123456789".repeat(5000)));
+    // Files of several names, in directories that are renamed and completed.
+    for link in ["b/f0~c/f0", "b/f0~a/t/f0", "b/s/f1~a/s/f1", "a/f0~b/t/f0"] {
+        items.push(link.to_owned());
+    }
     let lower = ["a/s/u/f0=1", "a/t/f1=2", "c/f1=3 | mode=0640 x:user.k=v"].map(str::to_owned);
     let mut m = Stack::of(dialect)
         .lower(items.clone())

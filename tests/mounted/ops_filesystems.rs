@@ -1,13 +1,16 @@
 //! Layers on different filesystems: copies cannot be made by links or within one filesystem.
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::dialects;
 use crate::fails;
+use crate::plinks::append;
 use crate::process::wait_for;
 use crate::spec::{self, Dialect};
 use crate::support::{Layers, Mount, Stack};
@@ -17,8 +20,12 @@ struct Covered(PathBuf);
 
 impl Covered {
     fn tmpfs(path: &Path) -> Self {
+        Self::tmpfs_with(path, c"mode=755")
+    }
+
+    fn tmpfs_with(path: &Path, options: &CStr) -> Self {
         let flags = MountFlags::empty();
-        rustix::mount::mount("none", path, "tmpfs", flags, Some(c"mode=755")).unwrap();
+        rustix::mount::mount("none", path, "tmpfs", flags, Some(options)).unwrap();
         Self(path.to_owned())
     }
 
@@ -42,6 +49,10 @@ impl Drop for Covered {
         let gone = || rustix::mount::unmount(&self.0, UnmountFlags::empty()).ok();
         if wait_for(std::time::Duration::from_secs(5), gone).is_none() {
             let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+        }
+        // The test's directory was to be removed before that, and was busy.
+        if let Some(scratch) = self.0.parent() {
+            let _ = fs::remove_dir_all(scratch);
         }
     }
 }
@@ -182,4 +193,32 @@ fn redirect_records_are_bounded() {
     let m = layers.mount();
     m.assert_ls("fits", &[]);
     fails!(m.stat("long"), IO);
+}
+
+/// Room for the copy but not for the entry that its other names follow: no change is made then. That
+/// the name alone got its copy would show at the next mount, when the others have the old data.
+#[test]
+fn no_space_for_a_pseudo_link() {
+    let layers = Stack::new().lower(["a=old", "a~b"]).build();
+    let upper = layers.upper.clone().unwrap();
+    let _upper = Covered::tmpfs_with(&upper, c"mode=755,nr_inodes=10");
+    let mut m = layers.mount();
+    m.assert_file("b", "old");
+    let filler = |n: u32| upper.join(format!("filler{n}"));
+    let made = (0..20)
+        .take_while(|n| fs::write(filler(*n), "").is_ok())
+        .count();
+    fs::remove_file(filler(0)).unwrap();
+    fails!(m.open("a", OFlags::WRONLY), NOSPC);
+    m.assert_file("a", "old");
+    assert_eq!(m.stat("b").unwrap().st_nlink, 2);
+    for n in 1..u32::try_from(made).unwrap() {
+        fs::remove_file(filler(n)).unwrap();
+    }
+    append(&m, "a", "new");
+    for _ in 0..2 {
+        m.assert_file("a", "oldnew");
+        m.assert_file("b", "oldnew");
+        m.remount();
+    }
 }

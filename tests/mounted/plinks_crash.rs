@@ -216,6 +216,8 @@ enum Change {
     Link(&'static str, &'static str),
     Make(&'static str),
     Rmdir(&'static str),
+    /// `unionfs plink flush`, which changes nothing that users see.
+    Flush,
 }
 
 impl Change {
@@ -236,8 +238,23 @@ impl Change {
             }
             Self::Link(from, to) => rustix::fs::link(at(from), at(to)),
             Self::Rmdir(name) => rustix::fs::rmdir(at(name)),
+            Self::Flush => flush(root),
             Self::Make(name) => open(&at(name), OFlags::CREATE | OFlags::WRONLY).map(drop),
         }
+    }
+}
+
+fn flush(root: &Path) -> rustix::io::Result<()> {
+    let is_union = device_of(root).is_some();
+    let ok = || {
+        finish(Command::new(unionfs()).args(["plink", "flush"]).arg(root))
+            .status
+            .success()
+    };
+    if !is_union || ok() {
+        Ok(())
+    } else {
+        Err(rustix::io::Errno::IO)
     }
 }
 
@@ -301,7 +318,7 @@ fn at_every_step(options: &str, before: &[Change], change: &Change) {
 }
 
 const CASES: &[(&[Change], Change)] = {
-    use Change::{Append, Chmod, Exchange, Link, Make, Rename, Rmdir, Unlink};
+    use Change::{Append, Chmod, Exchange, Flush, Link, Make, Rename, Rmdir, Unlink};
     &[
         (&[], Chmod("a")),
         (&[], Unlink("b")),
@@ -318,6 +335,8 @@ const CASES: &[(&[Change], Change)] = {
         (&[Append("p"), Unlink("p")], Unlink("d/q")),
         (&[Append("p"), Unlink("p")], Rename("x", "d/q")),
         (&[Append("p"), Unlink("d/q")], Make("d/q")),
+        (&[Append("a")], Flush),
+        (&[Append("a"), Append("p"), Unlink("p")], Flush),
         (&[], Rename("d", "moved")),
         (&[Append("a")], Rename("d", "moved")),
         (&[Unlink("k/in/f"), Rmdir("k/in")], Rmdir("k")),

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, OFlags, RenameFlags};
@@ -157,16 +158,18 @@ dialects! {
         let names = (0..FILES * NAMES).map(|slot| Mutex::new(Some(slot / NAMES)));
         let expected = Expected { names: names.collect() };
         verify(&m, &expected);
+        let (done, flushes) = (AtomicU64::new(0), AtomicU64::new(0));
         for round in 0..2 {
             let root = m.path().to_owned();
             let end = Instant::now() + duration() / 2;
             std::thread::scope(|scope| {
                 // Once with flushes in between, which change nothing that users see.
-                let m = &m;
+                let (m, done, flushes) = (&m, &done, &flushes);
                 scope.spawn(move || {
                     while round == 1 && Instant::now() < end {
                         std::thread::sleep(Duration::from_millis(300));
                         flush(m);
+                        flushes.fetch_add(1, Ordering::Relaxed);
                     }
                 });
                 for worker in 0..WORKERS {
@@ -175,6 +178,7 @@ dialects! {
                         let mut random = Random(worker * 1000 + round);
                         while Instant::now() < end {
                             change(root, expected, &mut random);
+                            done.fetch_add(1, Ordering::Relaxed);
                         }
                     });
                 }
@@ -183,6 +187,7 @@ dialects! {
             m.remount();
             verify(&m, &expected);
         }
+        eprintln!("{done:?} operations, {flushes:?} flushes meanwhile");
         flush(&m);
         verify(&m, &expected);
         let copies = entries(&m).into_iter().filter(|entry| !entry.name.ends_with(".0"));

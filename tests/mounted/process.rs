@@ -139,9 +139,17 @@ pub fn alive(pid: i32) -> bool {
 
 /// Whether some process sees the mount, in a mount namespace of its own.
 pub fn held_elsewhere(connection: u32) -> bool {
-    let device = format!(" 0:{connection} ");
+    in_some_table(&format!(" 0:{connection} "))
+}
+
+/// The same, for a mount of which only the place is known.
+pub fn mounted_elsewhere(mnt: &Path) -> bool {
+    in_some_table(&format!(" {} ", mnt.display()))
+}
+
+fn in_some_table(text: &str) -> bool {
     let sees = |entry: fs::DirEntry| {
-        fs::read_to_string(entry.path().join("mountinfo")).is_ok_and(|text| text.contains(&device))
+        fs::read_to_string(entry.path().join("mountinfo")).is_ok_and(|table| table.contains(text))
     };
     fs::read_dir("/proc").unwrap().flatten().any(sees)
 }

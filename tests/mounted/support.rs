@@ -364,8 +364,15 @@ impl Mount {
         let mut gone = wait_for(STEP, is_gone).is_some();
         // Somebody's `unshare -m` of the meantime took a copy of the mount along: that is not ours
         // to end, and the daemon is right to serve it.
-        while !gone && held_elsewhere(live.connection) && !live.watcher.is_finished() {
-            gone = wait_for(STEP / 10, is_gone).is_some();
+        for _ in 0..20 {
+            if !gone && held_elsewhere(live.connection) {
+                gone = wait_for(STEP / 10, is_gone).is_some();
+            }
+        }
+        if !gone && held_elsewhere(live.connection) {
+            // Nobody knows for how long. Without the connection it has nothing to serve.
+            abort(live.connection);
+            gone = wait_for(STEP, is_gone).is_some();
         }
         let threads = if gone {
             String::new()

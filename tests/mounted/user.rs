@@ -118,9 +118,15 @@ impl Place {
     /// Nothing may be left behind, whatever came before.
     pub fn check(&self) {
         let mnt = &self.layers.mnt;
-        let gone = wait_for(Duration::from_secs(10), || {
-            process::daemons(mnt).is_empty().then_some(())
-        });
+        let is_gone = || process::daemons(mnt).is_empty().then_some(());
+        let mut gone = wait_for(Duration::from_secs(10), is_gone);
+        // Somebody's `unshare -m` of the meantime took a copy of the mount along: it ends with that.
+        for _ in 0..20 {
+            let held = gone.is_none() && process::mounted_elsewhere(mnt);
+            if held {
+                gone = wait_for(Duration::from_secs(1), is_gone);
+            }
+        }
         for pid in process::daemons(mnt) {
             if let Some(pid) = rustix::process::Pid::from_raw(pid) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
