@@ -210,6 +210,23 @@ impl PlinkDir {
         Ok(text.as_ref().and_then(fits))
     }
 
+    /// True when the symlink of file `number` is about a copy that has no entry.
+    pub fn is_leftover(&self, number: u64) -> Result<bool> {
+        let Some(dir) = self.get() else {
+            return Ok(false);
+        };
+        let record = match sys::at::readlink_at(&*dir, &entry_name(number, 0)) {
+            Ok(text) => Record::parse(&text).map(|(record, _)| record),
+            Err(Errno::NOENT | Errno::INVAL) => None,
+            Err(e) => return Err(e),
+        };
+        let Some(upper) = record.map(|r| r.upper).filter(|upper| *upper != 0) else {
+            return Ok(false);
+        };
+        let entry = sys::stat::stat_at(&*dir, &entry_name(number, upper));
+        Ok(entry.is_err_and(|e| e == Errno::NOENT))
+    }
+
     /// Writes the record of file `number`, in one step.
     pub fn set_record(&self, number: u64, record: &Record) -> Result<()> {
         sys::cred::enter_own();

@@ -139,7 +139,7 @@ impl Union {
         let disk = self.plinks.disk().ok_or(Errno::ROFS)?;
         for (number, upper, _) in disk.list()? {
             if upper == 0 {
-                // How many names were taken from a file that has no copy.
+                self.drop_apart(number)?;
                 continue;
             }
             // No one else is about, so what is true of the names stays true.
@@ -157,6 +157,18 @@ impl Union {
             }
         }
         Ok(flushed)
+    }
+
+    /// Removes a symlink `I.0` that a crash left when the entry was gone that it was about. Others
+    /// say how many names were taken from a file that has no copy.
+    fn drop_apart(&self, number: u64) -> Result<()> {
+        let _changing = self.plinks.change();
+        let group = self.plinks.group(number).filter(Group::is_ours);
+        let has_copy = group.is_some_and(|group| group.record.upper != 0);
+        match self.plinks.disk() {
+            Some(disk) if !has_copy && disk.is_leftover(number)? => disk.remove_symlink(number),
+            _ => Ok(()),
+        }
     }
 
     /// Removes someone else's entry, unless it is the only link to its data.
@@ -180,11 +192,15 @@ impl Union {
         if let Some(inode) = key.and_then(|key| self.inodes.find(key)) {
             self.part_from_entry(&inode, number, group)?;
         }
-        if let Some(dir) = self.plinks.dir() {
-            let entry = plink::entry_name(number, group.record.upper);
-            plink::clear_record(dir.as_fd(), &entry);
+        let entry = plink::entry_name(number, group.record.upper);
+        let dir = self.plinks.dir();
+        let copy = dir.and_then(|dir| sys::at::open_path(&*dir, &entry).ok());
+        self.remove_entry(number, group)?;
+        // Last, as an entry without its record would be someone else's, and stay after a crash.
+        if let Some(copy) = copy {
+            plink::clear_record(copy.as_fd(), b"");
         }
-        self.remove_entry(number, group)
+        Ok(())
     }
 
     fn remove_entry(&self, number: u64, group: Group) -> Result<()> {
