@@ -229,12 +229,16 @@ dialects! {
 }
 
 /// An ext4 filesystem of its own in a file.
-struct Image {
+pub struct Image {
     dir: tempfile::TempDir,
 }
 
 impl Image {
     fn new(mib: u64) -> Self {
+        Self::made_by(&["mkfs.ext4", "-q", "-m0"], mib)
+    }
+
+    pub fn made_by(mkfs: &[&str], mib: u64) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("unionfs-image-")
             .tempdir()
@@ -248,7 +252,7 @@ impl Image {
             let outcome = finish(command);
             assert!(outcome.status.success(), "{command:?}: {}", outcome.stderr);
         };
-        run(Command::new("mkfs.ext4").args(["-q", "-m0"]).arg(&file));
+        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&file));
         run(Command::new("mount")
             .args(["-o", "loop"])
             .arg(&file)
@@ -256,7 +260,7 @@ impl Image {
         image
     }
 
-    fn mnt(&self) -> PathBuf {
+    pub fn mnt(&self) -> PathBuf {
         self.dir.path().join("mnt")
     }
 }

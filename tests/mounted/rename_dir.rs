@@ -8,11 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::dialects;
 use crate::fails;
 use crate::process::wait_for;
+use crate::regressions_copy_up::Image;
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 
@@ -180,6 +182,30 @@ fn no_space_in_the_middle() {
         m.unmount();
         drop(m);
     }
+}
+
+/// Where the filesystem shares blocks, the copies take no space.
+#[test]
+fn reflinks_where_possible() {
+    let image = Image::made_by(&["mkfs.xfs", "-q", "-m", "reflink=1"], 320);
+    let lower = image.mnt().join("lower");
+    fs::create_dir_all(lower.join("d")).unwrap();
+    let data = "0123456789abcdef".repeat(4 << 20);
+    fs::write(lower.join("d/large"), &data).unwrap();
+    let mut layers = Stack::new().upper_at(&image.mnt()).build();
+    layers.lowers.push(lower);
+    let m = layers.mount();
+    let used = || {
+        let fd = rustix::fs::open(image.mnt(), OFlags::RDONLY, Mode::empty()).unwrap();
+        rustix::fs::syncfs(fd).unwrap();
+        let stat = rustix::fs::statvfs(image.mnt()).unwrap();
+        (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+    };
+    let before = used();
+    m.rename("d", "e").unwrap();
+    let more = used().saturating_sub(before);
+    assert!(more < 8 << 20, "{more} bytes of 64 MiB");
+    assert!(m.read("e/large").unwrap() == data);
 }
 
 fn files(count: u32) -> Vec<String> {
