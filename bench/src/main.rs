@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 /// Measures unionfs beside other unions, as root. Without a command: all workloads, all peers.
 #[derive(Parser)]
 #[command(name = "bench", args_conflicts_with_subcommands = true)]
-struct Args {
+struct Program {
     #[command(subcommand)]
     command: Option<Command>,
     #[command(flatten)]
@@ -44,7 +44,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Program::parse();
     let result = match args.command {
         Some(Command::Inodes { count }) => inodes::measure(count),
         Some(Command::Plinks { count }) => plinks::measure(count),
@@ -58,5 +58,23 @@ fn main() -> ExitCode {
             eprintln!("bench: {e}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_is_sound() {
+        <Program as clap::CommandFactory>::command().debug_assert();
+        for line in [
+            &["bench"][..],
+            &["bench", "rename", "5"],
+            &["bench", "--peers", "plain,unionfs"],
+        ] {
+            assert!(Program::try_parse_from(line).is_ok(), "{line:?}");
+        }
+        assert!(Program::try_parse_from(["bench", "--rounds", "1", "inodes"]).is_err());
     }
 }
