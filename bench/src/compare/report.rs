@@ -92,6 +92,7 @@ impl Report {
             self.table()
         );
         text += &self.means();
+        text += &self.untar_costs();
         text += &format!("\n### Requests of one run\n\n{}", self.requests());
         text += &format!("\n### Processor time and memory\n\n{}", self.costs());
         text += &self.failures();
@@ -167,6 +168,28 @@ impl Report {
                         advantages.len()
                     );
                 }
+            }
+        }
+        text
+    }
+
+    /// The daemon's time for each file that tar makes.
+    #[allow(clippy::cast_precision_loss)] // Thousands.
+    fn untar_costs(&self) -> String {
+        let mut text = String::new();
+        for peer in &self.peers {
+            let untar = |cell: &&Cell| cell.requests.is_some();
+            let Some(cell) = self.results.get(&("untar", peer.clone())).filter(untar) else {
+                continue;
+            };
+            let made = cell
+                .requests
+                .as_ref()
+                .and_then(|counts| counts.get("CREATE"));
+            let times: Vec<f64> = cell.figures.iter().map(|f| f.daemon).collect();
+            if let (Some(made), Some(time)) = (made, stats::median(&times)) {
+                let each = time * 1e6 / *made as f64;
+                text += &format!("- {peer}: {each:.0} us of the daemon for each untarred file\n");
             }
         }
         text

@@ -16,6 +16,8 @@ pub(crate) struct Tracer {
     instance: PathBuf,
 }
 
+/// With the process's id.
+const PREFIX: &str = "unionfs-bench-";
 /// Room for about half a million requests on each processor.
 const BUFFER_KIB: &str = "20000";
 
@@ -28,9 +30,9 @@ impl Tracer {
                 .args(["-t", "tracefs", "tracefs"])
                 .arg(at),
         )?;
-        let instance = at
-            .join("instances")
-            .join(format!("unionfs-bench-{}", std::process::id()));
+        let instances = at.join("instances");
+        sweep(&instances);
+        let instance = instances.join(format!("{PREFIX}{}", std::process::id()));
         fs::create_dir(&instance)?;
         let tracer = Self { instance };
         tracer.write("buffer_size_kb", BUFFER_KIB)?;
@@ -73,6 +75,18 @@ impl Drop for Tracer {
     fn drop(&mut self) {
         // tracefs has ordinary directory operations for instances.
         let _ = fs::remove_dir(&self.instance);
+    }
+}
+
+/// Removes the instances of processes that were killed.
+fn sweep(instances: &Path) {
+    for entry in fs::read_dir(instances).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|n| n.strip_prefix(PREFIX));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Should it stay, it does no harm but to memory.
+            let _ = fs::remove_dir(entry.path());
+        }
     }
 }
 
