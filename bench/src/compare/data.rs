@@ -48,7 +48,7 @@ impl Sizes {
                 entries: 20_000,
                 large: 256 * MIB,
                 huge: 1024 * MIB,
-                written: (64 * MIB, 512 * MIB),
+                written: (64 * MIB, 256 * MIB),
                 project: (60, 120),
                 tree: 4000,
             },

@@ -12,7 +12,7 @@ use super::client::Figures;
 use super::peers::{Kind, Peer};
 use super::stats::Measure;
 use super::store::{FIRST_ID, IDS, Store};
-use super::trace::{Counts, Tracer};
+use super::trace::{self, Counts, Tracer};
 use super::work::Workload;
 use super::{Args, Result};
 
@@ -135,7 +135,11 @@ impl Runner {
 
     fn counted(&mut self, peer: &Peer, workload: &Workload) -> Result<Option<Counts>> {
         Ok(match self.one(peer, workload, true)? {
-            Ok((_, counts)) => counts,
+            Ok((_, counts)) => {
+                let text = counts.as_ref().map(trace::line).unwrap_or_default();
+                println!("counted {:18} {:24} {text}", workload.name, peer.name);
+                counts
+            }
             Err(reason) => {
                 println!("counting {:18} {:24} {reason}", workload.name, peer.name);
                 None

@@ -106,7 +106,7 @@ pub(crate) const ALL: &[Workload] = &[
         name: "find",
         title: "find, hot",
         bounds: (0.85, 0.9),
-        setup: tools::find_checked,
+        setup: tools::find_warm,
         run: tools::find,
         ..READS
     },
@@ -114,7 +114,7 @@ pub(crate) const ALL: &[Workload] = &[
         name: "du",
         title: "du, hot",
         bounds: (0.85, 0.9),
-        setup: tools::du_checked,
+        setup: tools::du_warm,
         run: tools::du,
         ..READS
     },
@@ -122,15 +122,15 @@ pub(crate) const ALL: &[Workload] = &[
         name: "git-status",
         title: "git status, hot",
         bounds: (0.85, 0.9),
-        setup: tools::git_status_checked,
-        run: tools::git_status,
+        setup: tools::git_status_warm,
+        run: tools::git_statuses,
         ..READS
     },
     Workload {
         name: "ls-lR",
         title: "ls -lR, hot",
         bounds: (1.5, 1.5),
-        setup: tools::ls_checked,
+        setup: tools::ls_warm,
         run: tools::ls,
         ..READS
     },

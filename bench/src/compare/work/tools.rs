@@ -13,7 +13,9 @@ use crate::compare::data;
 /// Starts of an interpreter, of a compiler.
 const PYTHON_STARTS: usize = 10;
 const GCC_STARTS: usize = 5;
-const HOT_PASSES: usize = 3;
+const STATUSES: usize = 5;
+/// The kernel has a listing whole only after it was read a second time: the first time it comes with attributes.
+const WARMING: usize = 2;
 
 /// Runs a program without looking at what it prints; an error is what it says on stderr.
 fn quiet(command: &mut Command) -> Result<()> {
@@ -92,6 +94,19 @@ pub(super) fn find_checked(context: &Context) -> Result<()> {
     )
 }
 
+/// Until it is hot.
+fn warm(context: &Context, run: fn(&Context) -> Result<f64>) -> Result<()> {
+    for _ in 0..WARMING {
+        run(context)?;
+    }
+    Ok(())
+}
+
+pub(super) fn find_warm(context: &Context) -> Result<()> {
+    warm(context, find)?;
+    find_checked(context)
+}
+
 pub(super) fn find(context: &Context) -> Result<f64> {
     quiet(&mut find_command(context))?;
     Ok(0.0)
@@ -103,7 +118,7 @@ fn du_command(context: &Context) -> Command {
     du
 }
 
-pub(super) fn du_checked(context: &Context) -> Result<()> {
+fn du_checked(context: &Context) -> Result<()> {
     let text = printed(&mut du_command(context))?;
     let kib: u64 = text.split_whitespace().next().unwrap_or_default().parse()?;
     ensure(
@@ -112,10 +127,13 @@ pub(super) fn du_checked(context: &Context) -> Result<()> {
     )
 }
 
+pub(super) fn du_warm(context: &Context) -> Result<()> {
+    warm(context, du)?;
+    du_checked(context)
+}
+
 pub(super) fn du(context: &Context) -> Result<f64> {
-    for _ in 0..HOT_PASSES {
-        quiet(&mut du_command(context))?;
-    }
+    quiet(&mut du_command(context))?;
     Ok(0.0)
 }
 
@@ -130,6 +148,18 @@ pub(super) fn git_status_checked(context: &Context) -> Result<()> {
     ensure(changed.is_empty(), "git status sees changes")
 }
 
+pub(super) fn git_status_warm(context: &Context) -> Result<()> {
+    warm(context, git_status)?;
+    git_status_checked(context)
+}
+
+pub(super) fn git_statuses(context: &Context) -> Result<f64> {
+    for _ in 0..STATUSES {
+        git_status(context)?;
+    }
+    Ok(0.0)
+}
+
 pub(super) fn git_status(context: &Context) -> Result<f64> {
     quiet(&mut status_command(context))?;
     Ok(0.0)
@@ -141,12 +171,17 @@ fn ls_command(context: &Context) -> Command {
     ls
 }
 
-pub(super) fn ls_checked(context: &Context) -> Result<()> {
+fn ls_checked(context: &Context) -> Result<()> {
     let lines = printed(&mut ls_command(context))?.lines().count();
     ensure(
         lines > least(context),
         format!("ls prints only {lines} lines"),
     )
+}
+
+pub(super) fn ls_warm(context: &Context) -> Result<()> {
+    warm(context, ls)?;
+    ls_checked(context)
 }
 
 pub(super) fn ls(context: &Context) -> Result<f64> {
