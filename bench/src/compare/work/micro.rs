@@ -15,6 +15,7 @@ use crate::compare::stats;
 /// How often what is hot is repeated.
 const PASSES: usize = 20;
 const LISTINGS: usize = 5;
+const LARGE_READS: usize = 8;
 
 fn ensure(condition: bool, otherwise: &str) -> Result<()> {
     match condition {
@@ -130,6 +131,14 @@ pub(super) fn read_large(context: &Context) -> Result<f64> {
     let read = read_whole(&context.srv("large"))?;
     ensure(read == context.sizes.large, "the file has another size")?;
     Ok(read as f64)
+}
+
+pub(super) fn read_large_many(context: &Context) -> Result<f64> {
+    let mut bytes = 0.0;
+    for _ in 0..LARGE_READS {
+        bytes += read_large(context)?;
+    }
+    Ok(bytes)
 }
 
 pub(super) fn read_large_once(context: &Context) -> Result<()> {

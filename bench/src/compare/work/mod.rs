@@ -181,7 +181,7 @@ pub(crate) const ALL: &[Workload] = &[
         title: "large read, hot",
         bounds: (0.95, 0.95),
         setup: micro::read_large_once,
-        run: micro::read_large,
+        run: micro::read_large_many,
         ..DATA
     },
     Workload {
