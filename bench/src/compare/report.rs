@@ -93,6 +93,7 @@ impl Report {
         );
         text += &self.means();
         text += &self.untar_costs();
+        text += &self.spread();
         text += &format!("\n### Requests of one run\n\n{}", self.requests());
         text += &format!("\n### Processor time and memory\n\n{}", self.costs());
         text += &self.failures();
@@ -193,6 +194,18 @@ impl Report {
             }
         }
         text
+    }
+
+    /// How far runs of the same lie apart: what a difference has to exceed to mean something.
+    fn spread(&self) -> String {
+        let spreads: Vec<f64> = self.results.values().filter_map(spread).collect();
+        match stats::median(&spreads) {
+            Some(spread) => format!(
+                "- spread: the slowest and the fastest run of a cell lie {:.0} % of its median apart (median of all cells)\n",
+                spread * 100.0
+            ),
+            None => String::new(),
+        }
     }
 
     fn requests(&self) -> String {
@@ -313,6 +326,15 @@ fn bounds(workload: &Workload) -> String {
     }
 }
 
+/// Of two runs or more.
+fn spread(cell: &Cell) -> Option<f64> {
+    let values: Vec<f64> = cell.figures.iter().map(|f| f.value).collect();
+    let most = values.iter().copied().reduce(f64::max)?;
+    let least = values.iter().copied().reduce(f64::min)?;
+    let middle = stats::median(&values).filter(|m| *m > 0.0 && values.len() > 1)?;
+    Some((most - least) / middle)
+}
+
 #[allow(clippy::cast_precision_loss)] // KiB.
 fn cost(cell: &Cell) -> Option<String> {
     let middle = |of: fn(&super::client::Figures) -> f64| {
@@ -395,6 +417,8 @@ pub(crate) mod tests {
         );
         assert!(text.contains("unionfs: 8.00 times as fast as fuse-overlayfs 2.0.0"));
         assert!(text.contains("10+20; 2.0"));
+        // (0.3 - 0.1) / 0.2 and (0.9 - 0.1) / 0.1; the others ran once.
+        assert!(text.contains("run of a cell lie 450 % of"));
     }
 
     #[test]
