@@ -224,7 +224,7 @@ impl DaemonTime {
         let (ticks, exact) = (self.ticks - before.ticks, self.exact - before.exact);
         match ticks > exact + 3.0 * TICK {
             true => ticks,
-            false => exact,
+            false => exact.max(0.0),
         }
     }
 }

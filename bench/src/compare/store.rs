@@ -220,6 +220,9 @@ impl Store {
         let hide = self.path("hide");
         fs::create_dir_all(hide.join("srv"))?;
         whiteout(&hide.join("srv/huge"))?;
+        if self.rootless {
+            give_away(&hide)?;
+        }
         let mut list = vec![hide.display().to_string()];
         list.extend(lowers(&layers).iter().map(|l| l.display().to_string()));
         let mut mount = Command::new("mount");
@@ -232,6 +235,8 @@ impl Store {
         self.mounted.push(merged.clone());
         let image = self.image("plain.img", 6 << 30)?;
         self.mount(&image, &full)?;
+        // mkfs's, which an ordinary user may not look into.
+        fs::remove_dir(full.join("lost+found"))?;
         let mut copy = Command::new("cp");
         command(copy.arg("-a").arg(merged.join(".")).arg(&full))?;
         for at in [full, merged] {

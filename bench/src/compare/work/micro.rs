@@ -308,20 +308,32 @@ pub(super) fn check_renamed(context: &Context) -> Result<()> {
     every_file(&new_files(context), moved, "a file was not renamed")
 }
 
-/// Seconds for one look at each name.
-fn look(names: &[PathBuf], until: impl Fn() -> bool) -> Vec<f64> {
+/// Seconds for one look at each name, at least one.
+fn look(names: &[PathBuf], until: &AtomicBool, looking: &AtomicBool) -> Vec<f64> {
     let mut times = Vec::new();
     for name in names {
-        if until() {
-            break;
-        }
         let start = Instant::now();
         // A name that the kernel does not know, so the daemon is asked.
         let _ = rustix::fs::stat(name);
         times.push(start.elapsed().as_secs_f64());
+        looking.store(true, Ordering::Relaxed);
+        if until.load(Ordering::Relaxed) {
+            break;
+        }
     }
     times
 }
+
+/// Waits for others to begin, and changes the file.
+fn change(huge: &Path, looking: &AtomicBool) -> std::io::Result<()> {
+    while !looking.load(Ordering::Relaxed) {
+        std::thread::yield_now();
+    }
+    let file = OpenOptions::new().write(true).open(huge)?;
+    file.write_all_at(CHANGED, 0)
+}
+
+const CHANGED: &[u8] = b"changed";
 
 /// What a stat waits longer while a large file is copied up: the difference at p99.
 pub(super) fn latency(context: &Context) -> Result<f64> {
@@ -331,19 +343,20 @@ pub(super) fn latency(context: &Context) -> Result<f64> {
             .map(|n| dir.join(format!("{kind}-{n}")))
             .collect()
     };
-    let quiet = look(&names("quiet")[..20_000], || false);
+    let (never, looking, done) = (
+        AtomicBool::new(false),
+        AtomicBool::new(false),
+        AtomicBool::new(false),
+    );
+    let quiet = look(&names("quiet")[..20_000], &never, &AtomicBool::new(false));
     let huge = context.srv("huge");
-    let done = AtomicBool::new(false);
     let (copied, busy) = std::thread::scope(|scope| {
         let copier = scope.spawn(|| {
-            let result = OpenOptions::new()
-                .write(true)
-                .open(huge)
-                .and_then(|file| file.write_at(b"changed", 0));
+            let result = change(&huge, &looking);
             done.store(true, Ordering::Relaxed);
-            result.map(|_| ()).map_err(|e| e.to_string())
+            result
         });
-        let busy = look(&names("busy"), || done.load(Ordering::Relaxed));
+        let busy = look(&names("busy"), &done, &looking);
         (copier.join(), busy)
     });
     copied.map_err(|_| "the copier panicked")??;
@@ -353,9 +366,9 @@ pub(super) fn latency(context: &Context) -> Result<f64> {
 
 pub(super) fn check_copied_up(context: &Context) -> Result<()> {
     let file = File::open(context.srv("huge"))?;
-    let mut first = [0; 7];
+    let mut first = vec![0; CHANGED.len()];
     file.read_exact_at(&mut first, 0)?;
-    ensure(&first == b"changed", "the file was not changed")?;
+    ensure(first == CHANGED, "the file was not changed")?;
     ensure(
         file.metadata()?.len() == context.sizes.huge,
         "the file has another size",
