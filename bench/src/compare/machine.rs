@@ -45,6 +45,20 @@ pub(crate) fn notes(peers: &[Peer]) -> Vec<(String, String)> {
     notes
 }
 
+/// How often somebody had the kernel drop its caches, since it started.
+pub(crate) fn caches_dropped() -> u64 {
+    dropped(&fs::read_to_string("/proc/vmstat").unwrap_or_default())
+}
+
+fn dropped(vmstat: &str) -> u64 {
+    let count = |line: &str| {
+        let (name, count) = line.split_once(' ')?;
+        let is_it = ["drop_pagecache", "drop_slab"].contains(&name);
+        count.parse::<u64>().ok().filter(|_| is_it)
+    };
+    vmstat.lines().filter_map(count).sum()
+}
+
 /// The value of the first line `name : value`.
 fn field(text: &str, name: &str) -> Option<String> {
     text.lines()
@@ -56,6 +70,13 @@ fn field(text: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dropped_caches_are_counted() {
+        let text = "nr_free_pages 5\ndrop_pagecache 3\ndrop_slab 4\noom_kill 0\n";
+        assert_eq!(dropped(text), 7);
+        assert_eq!(dropped(""), 0);
+    }
 
     #[test]
     fn fields() {
