@@ -95,7 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("making the layers");
     store.make_layers(tar.as_deref(), &sizes)?;
     let mut machine = machine::notes(&peers);
-    machine.push(("command".to_owned(), command_line()));
+    machine.push(("command".to_owned(), command_line(std::env::args().skip(1))));
     let mut runner = Runner::new(store, args)?;
     let results = runner.all(&peers, &workloads)?;
     let report = report::Report {
@@ -127,12 +127,28 @@ fn chosen(args: &Args) -> Result<Vec<&'static Workload>> {
 }
 
 /// How this program was called, as one would call it again.
-fn command_line() -> String {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+fn command_line(args: impl Iterator<Item = String>) -> String {
+    let words: Vec<String> = args.map(|arg| shown(&arg)).collect();
     format!(
         "cargo build --release && cargo run --release -p bench -- {}",
-        args.join(" ")
+        words.join(" ")
     )
+}
+
+/// An argument for a document: where programs are on this machine is nobody's business.
+fn shown(arg: &str) -> String {
+    let (name, value) = match arg.split_once('=') {
+        Some((name, value)) => (format!("{name}="), value),
+        None => (String::new(), arg),
+    };
+    let text = match value.rsplit_once('/') {
+        Some((_, file)) => format!("{name}PATH/{file}"),
+        None => arg.to_owned(),
+    };
+    match text.contains(' ') {
+        true => format!("'{text}'"),
+        false => text,
+    }
 }
 
 /// All peers there are, or the ones asked for. Programs are copied to where an ordinary user reaches them.
@@ -230,4 +246,26 @@ fn command(command: &mut Command) -> Result<()> {
     let text = String::from_utf8_lossy(&output.stderr);
     let last = text.lines().last().unwrap_or_default().to_owned();
     Err(format!("{}: {}: {last}", name(command.get_program()), output.status).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_without_places() {
+        let args = [
+            "--unionfs",
+            "old=/a/b/unionfs",
+            "--peers",
+            "fuse-overlayfs 2.0.0,plain",
+            "--out",
+            "docs",
+        ];
+        let line = command_line(args.into_iter().map(str::to_owned));
+        assert!(line.ends_with(
+            "-p bench -- --unionfs old=PATH/unionfs --peers 'fuse-overlayfs 2.0.0,plain' --out docs"
+        ));
+        assert_eq!(shown("/x/fuse-overlayfs"), "PATH/fuse-overlayfs");
+    }
 }
