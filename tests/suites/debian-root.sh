@@ -6,6 +6,7 @@
 # release; the default is the one that the machine's apt is configured for.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$SUITES/apt-config.sh"
+. "$SUITES/debian-base.sh"
 . "$SUITES/debian-layers.sh"
 
 # In memory where there is plenty; a root and what is installed into it take about 2 GiB.
@@ -16,8 +17,7 @@ suite_start "${1:-unionfs}" $STORE 8G mmdebstrap chroot setfattr getfattr setfac
 SUITE=${DEBIAN_SUITE:-$(apt_codename)}
 # Beside the minimal root: a package of many files and directories, to be removed again.
 PACKAGES=tzdata
-CACHE=${UNIONFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/unionfs-tests}
-TARBALL=$CACHE/debian-$SUITE-$(dpkg --print-architecture)-${PACKAGES//,/-}.tar
+TARBALL=$(base_tarball "$SUITE" "$PACKAGES")
 M=$WORK/mnt
 EXPECTED=$WORK/expected
 export EXPECTED TARGET
@@ -27,19 +27,8 @@ apt_sources "$SUITE" >"$BASE/sources.list"
 [ -s "$BASE/sources.list" ] || die "the machine's apt has no source for '$SUITE'; set DEBIAN_SUITE"
 apt_options >"$BASE/apt.conf"
 
-build_base() {
-    [ ! -s "$TARBALL" ] || return 0
-    say "  building $(basename "$TARBALL") with mmdebstrap"
-    timeout -k 10 900 mmdebstrap --mode=root --variant=minbase --include="$PACKAGES" \
-        --aptopt="$BASE/apt.conf" "$SUITE" "$TARBALL.part.tar" "$BASE/sources.list" \
-        >"$LOGS/mmdebstrap.log" 2>&1 || { tail -n 25 "$LOGS/mmdebstrap.log"; die "mmdebstrap failed"; }
-    mv "$TARBALL.part.tar" "$TARBALL"
-}
-mkdir -p "$CACHE"
 started=$SECONDS
-exec 9>"$CACHE/lock"
-flock -w 1000 9 || die "another run holds $CACHE/lock"
-build_base
+build_base "$SUITE" "$PACKAGES" "$BASE/sources.list" "$BASE/apt.conf" "$LOGS/mmdebstrap.log"
 mkdir -p "$WORK"/{base,layers,upper,work,mnt}
 tar -xpf "$TARBALL" -C "$WORK/base" --numeric-owner --xattrs --xattrs-include='*'
 exec 9>&-
