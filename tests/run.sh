@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole test suite: builds the release, runs every cargo test of the workspace and the suites of
-# tests/suites on the built binary. Needs root; installs what it needs (tests/setup.sh).
+# tests/suites and tests/containers on the built binary. Needs root; installs what it needs (tests/setup.sh).
 #
 # The last line is `N passed, N failed`; the exit status is 1 when anything failed. A suite that
 # cannot run is a failure.
@@ -67,6 +67,15 @@ suite "pjdfstest, whiteout=overlay" env UNIONFS_OPTIONS=whiteout=overlay tests/s
 suite "fsx" tests/suites/fsx.sh unionfs
 suite "Debian root" tests/suites/debian-root.sh unionfs
 suite "fuzzing" tests/suites/fuzz.sh
+suite "podman and buildah, rootful" tests/containers/podman.sh rootful
+suite "podman and buildah, rootless" tests/containers/podman.sh rootless
+suite "aufs store of Docker" tests/containers/docker-aufs.sh
+suite "overlay2 store of Docker" tests/containers/docker-overlay.sh
+suite "container by hand" tests/containers/by-hand.sh
+suite "runc and crun" tests/containers/oci-runtime.sh
+suite "bubblewrap" tests/containers/bubblewrap.sh
+suite "containerd's calls" tests/containers/containerd.sh
+suite "kinds of layers, nested unions" tests/containers/nested-layers.sh
 
 echo
 printf '%s\n' "${summary[@]}"

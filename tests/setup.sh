@@ -10,9 +10,10 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-PACKAGES=(acl attr bubblewrap build-essential ca-certificates debian-archive-keyring e2fsprogs
-    fish fuse-overlayfs fuse3 git groff libacl1-dev libcap2-bin man-db mandoc mmdebstrap mount
-    pkg-config procps python3 rsync shellcheck strace uidmap util-linux xfsprogs zsh)
+PACKAGES=(acl attr bindfs btrfs-progs bubblewrap buildah build-essential ca-certificates crun
+    debian-archive-keyring e2fsprogs erofs-utils fish fuse-overlayfs fuse3 git groff libacl1-dev libcap2-bin
+    man-db mandoc mmdebstrap mount pkg-config podman procps python3 rsync runc shellcheck squashfs-tools
+    strace uidmap util-linux xfsprogs zsh)
 packages() {
     # A third-party source that cannot be reached is no reason to stop; a missing package is.
     apt-get -q update || echo "apt-get update failed in part; going on with what there is"

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use crate::options::Options;
 use crate::sys::{self, Errno, Stat};
 
-use super::upper::Markers;
+use super::upper::{Markers, keep_times};
 use super::{Layer, LayerStack, Upper, name};
 
 /// Why a stack of layers cannot be used. The text is one line for the administrator.
@@ -47,6 +47,13 @@ pub enum LayerError {
         /// The upperdir.
         upper: PathBuf,
     },
+    /// The upper's filesystem does not let the marks be made.
+    #[error(
+        "upperdir={}: names that begin with .wh. cannot be made in it; is it inside another union? \
+         It has to be outside of it, such as on a volume of its own",
+        .0.display()
+    )]
+    NoMarks(PathBuf),
     /// The upper is in use.
     #[error("upperdir={}: in use by another mount", .0.display())]
     Busy(PathBuf),
@@ -313,6 +320,9 @@ fn take_upper(
         let denied = matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS);
         let owner = sys::stat::fstat(&*layer.root).map_err(fail)?.uid;
         let protected = errno == Errno::ACCESS && owner == sys::cred::own_uid();
+        if errno == Errno::PERM && refuses_marks(&layer.root) {
+            return Err(LayerError::NoMarks(layer.path.clone()));
+        }
         if denied && !protected {
             return Err(fail(errno));
         }
@@ -322,6 +332,19 @@ fn take_upper(
         tracing::warn!("upperdir={path}: no temporary file can be made: {errno}");
     }
     Ok(upper)
+}
+
+/// True where objects can be made, but none whose name begins with `.wh.`: in another union, which
+/// takes such names for its own. Only that tells it from a directory in which nothing may be made.
+fn refuses_marks(root: &OwnedFd) -> bool {
+    let made = |prefix: &str| {
+        let name = format!("{prefix}unionfs-{}", std::process::id());
+        keep_times(root, || {
+            sys::at::mkdir_at(root, name.as_bytes(), 0o700)?;
+            sys::at::rmdir_at(root, name.as_bytes())
+        })
+    };
+    made(".wh.") == Err(Errno::PERM) && made("").is_ok()
 }
 
 /// The three metadata entries must be what the format says, or whiteouts would be written wrongly.

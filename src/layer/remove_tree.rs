@@ -47,6 +47,14 @@ pub(crate) fn remove_tree(dir: impl AsFd, name: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Removes everything that is in `dir`, as [`remove_tree`] does.
+pub(crate) fn empty_tree(dir: &Arc<OwnedFd>) -> Result<()> {
+    for child in clear_files(dir)? {
+        remove_tree(&**dir, &child)?;
+    }
+    Ok(())
+}
+
 /// Removes everything that is not a directory; returns the directories.
 pub(crate) fn clear_files(dir: &Arc<OwnedFd>) -> Result<Vec<NameBuf>> {
     let mut files = Vec::new();

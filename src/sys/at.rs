@@ -104,14 +104,25 @@ pub(crate) fn rmdir_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
     rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
 }
 
-/// Renames; plain renameat when no flag is given, for filesystems that know no flags.
+/// Renames; plain renameat when no flag is given, for filesystems that know no flags. On these
+/// `NOREPLACE` is a look and a rename: for names that nobody else makes meanwhile.
 pub(crate) fn rename_at(
     old_dir: impl AsFd, old: &[u8], new_dir: impl AsFd, new: &[u8], flags: RenameFlags,
 ) -> Result<()> {
     if flags.is_empty() {
         return rustix::fs::renameat(old_dir, old, new_dir, new);
     }
-    rustix::fs::renameat_with(old_dir, old, new_dir, new, flags)
+    let (old_dir, new_dir) = (old_dir.as_fd(), new_dir.as_fd());
+    match rustix::fs::renameat_with(old_dir, old, new_dir, new, flags) {
+        Err(Errno::INVAL | Errno::NOSYS) if flags == RenameFlags::NOREPLACE => {
+            match rustix::fs::statat(new_dir, new, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(Errno::NOENT) => rustix::fs::renameat(old_dir, old, new_dir, new),
+                Err(e) => Err(e),
+            }
+        }
+        done => done,
+    }
 }
 
 /// Changes owner and group; `None` leaves as it is. An empty name means `dir` itself.

@@ -1,10 +1,12 @@
 //! The steps of a rename on disk.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use rustix::fs::RenameFlags;
 
 use crate::layer::name::whiteout_of;
+use crate::layer::remove_tree::empty_tree;
 use crate::layer::{opaque, upper::Upper};
 use crate::options::WhiteoutForm;
 use crate::sys::{self, Errno, Result};
@@ -42,17 +44,33 @@ impl Union {
             opaque::set_attr(clean.dir(), clean.name())?;
         }
         let new = sys::stat::stat_at(clean.dir(), clean.name())?;
-        clean.publish(parent, name, RenameFlags::EXCHANGE)?;
+        match clean.publish(parent, name, RenameFlags::EXCHANGE) {
+            // A filesystem without exchanges. What the directory hides is hidden by then, so its
+            // markers can go one by one.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                if dst.in_lower && !added {
+                    opaque::set_attr(parent, name)?;
+                }
+                Self::stands_alone(dst);
+                empty_tree(&Arc::new(old))?;
+                return Ok(added);
+            }
+            result => result?,
+        }
         if let Some(inode) = &dst.inode {
             self.forget_dir_fd(inode, 0);
-            // It stands alone on disk from now on, whether or not the rename comes to its end.
-            if let Some(dir) = &inode.dir {
-                dir.stack.write().truncate(1);
-            }
+            Self::stands_alone(dst);
             self.inodes
                 .rekey(inode, self.inodes.numbers.of(new.dev, new.ino), false);
         }
         Ok(added)
+    }
+
+    /// The victim hides what is below it from now on, whether or not the rename comes to its end.
+    fn stands_alone(dst: &Side<'_>) {
+        if let Some(dir) = dst.inode.as_ref().and_then(|inode| inode.dir.as_ref()) {
+            dir.stack.write().truncate(1);
+        }
     }
 
     /// The renaming itself, with a whiteout left at the source when `hide`.

@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use crate::dialects;
 use crate::fails;
 use crate::plinks::append;
-use crate::process::wait_for;
+use crate::process::{finish, wait_for};
 use crate::spec::{self, Dialect};
 use crate::support::{Layers, Mount, Stack};
 
@@ -40,6 +40,19 @@ impl Covered {
         let options = std::ffi::CString::new(options).unwrap();
         let flags = MountFlags::empty();
         rustix::mount::mount("overlay", path, "overlay", flags, Some(&*options)).unwrap();
+        Self(path.to_owned())
+    }
+}
+
+impl Covered {
+    /// A filesystem of a user's process, which has no RENAME_NOREPLACE and its like, as NFS.
+    fn bindfs(path: &Path, scratch: &Path) -> Self {
+        let store = scratch.join("of-bindfs");
+        fs::create_dir(&store).unwrap();
+        let mut command = std::process::Command::new("bindfs");
+        command.args(["-o", "attr_timeout=0,entry_timeout=0"]);
+        let done = finish(command.arg(store).arg(path));
+        assert!(done.status.success(), "{}", done.stderr);
         Self(path.to_owned())
     }
 }
@@ -221,6 +234,37 @@ fn no_space_for_a_pseudo_link() {
     for _ in 0..2 {
         m.assert_file("a", "oldnew");
         m.assert_file("b", "oldnew");
+        m.remount();
+    }
+}
+
+/// Directories of lowers are moved where the upper's filesystem knows no flags of rename(2).
+#[test]
+fn upper_without_flags_of_rename() {
+    let mut layers = Stack::new()
+        .lower(["tree/a/f=1", "tree/a/g=2", "tree/b/f=3", "gone/f=4", "f=5"])
+        .build();
+    let covered = layers.scratch().join("covered");
+    fs::create_dir(&covered).unwrap();
+    let _upper = Covered::bindfs(&covered, layers.scratch());
+    layers.upper = Some(covered.join("upper"));
+    fs::create_dir(covered.join("upper")).unwrap();
+    let mut m = layers.mount();
+    m.rename("tree/a", "tree/moved").unwrap();
+    m.unlink("tree/moved/g").unwrap();
+    m.unlink("gone/f").unwrap();
+    m.rename("tree/b", "gone").unwrap();
+    m.mkdir("tree/b").unwrap();
+    m.unlink("f").unwrap();
+    m.rename("tree/moved/f", "f").unwrap();
+    for _ in 0..2 {
+        m.assert_ls("", &["f", "gone", "tree"]);
+        m.assert_ls("gone", &["f"]);
+        m.assert_file("gone/f", "3");
+        m.assert_ls("tree", &["b", "moved"]);
+        m.assert_ls("tree/b", &[]);
+        m.assert_ls("tree/moved", &[]);
+        m.assert_file("f", "1");
         m.remount();
     }
 }

@@ -113,6 +113,38 @@ fn overlapping_layers() {
     assert_eq!(fs::read_dir(&in_upper).unwrap().count(), 0);
 }
 
+/// Another union takes the names of our marks for its own, so nothing could be deleted; the message
+/// has to say so, as it is what someone sees who nests containers.
+#[test]
+fn upper_in_another_union() {
+    let outer = Stack::new().lower(["f"]).mount();
+    let l = stack();
+    for (dir, workdir) in [("u1", ""), ("u2", "w2")] {
+        fs::create_dir(outer.path().join(dir)).unwrap();
+        let mut work = std::path::PathBuf::new();
+        if !workdir.is_empty() {
+            work = outer.path().join(workdir);
+            fs::create_dir(&work).unwrap();
+        }
+        let upper = outer.path().join(dir);
+        let message = l.refused(&options(&[&l.lowers[0]], &upper, &work));
+        assert!(message.contains("another union"), "{message}");
+        assert_eq!(fs::read_dir(&upper).unwrap().count(), 0);
+    }
+    // Where nothing at all may be made, it is that.
+    let upper = outer.path().join("u1");
+    let immutable = |on: bool| {
+        let flag = if on { "+i" } else { "-i" };
+        let mut command = std::process::Command::new("chattr");
+        let done = finish(command.arg(flag).arg(l.upper_path()));
+        assert!(done.status.success(), "{}", done.stderr);
+    };
+    immutable(true);
+    let message = l.refused(&options(&[&upper], l.upper_path(), Path::new("")));
+    immutable(false);
+    assert!(!message.contains("union?"), "{message}");
+}
+
 /// The same through a bind mount: another path to the same directory.
 #[test]
 fn overlapping_through_a_bind_mount() {

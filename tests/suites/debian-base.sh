@@ -1,26 +1,35 @@
-# A Debian root as a tar, made by mmdebstrap with the apt configuration of this machine and cached in
-# $UNIONFS_CACHE (default ${XDG_CACHE_HOME:-~/.cache}/unionfs-tests). Needs apt-config.sh and `die`.
+# A Debian root as a tarball, made by mmdebstrap with the apt configuration of this machine, cached
+# in $UNIONFS_CACHE (default ${XDG_CACHE_HOME:-~/.cache}/unionfs-tests). DEBIAN_SUITE names the
+# release; the default is the one that the machine's apt is configured for.
 # shellcheck shell=bash
 
-CACHE=${UNIONFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/unionfs-tests}
+. "$SUITES/apt-config.sh"
 
-# base_tarball SUITE PACKAGES: where the tar of such a root is, or will be.
-base_tarball() {
-    echo "$CACHE/debian-$1-$(dpkg --print-architecture)-${2//,/-}.tar"
-}
+SUITE=${DEBIAN_SUITE:-$(apt_codename)}
+# Beside the minimal root: a package of many files and directories, to be removed again, and what
+# sets attributes; or what whoever reads this file has set.
+BASE_PACKAGES=${BASE_PACKAGES:-attr,libcap2-bin,tzdata}
 
-# build_base SUITE PACKAGES SOURCES APT_CONF LOG: makes the tar unless it is there. Locks the cache
-# until `exec 9>&-`.
-build_base() {
-    local tarball
-    tarball=$(base_tarball "$1" "$2")
-    mkdir -p "$CACHE"
-    exec 9>"$CACHE/lock"
-    flock -w 1000 9 || die "another run holds $CACHE/lock"
-    [ ! -s "$tarball" ] || return 0
-    echo "  building $(basename "$tarball") with mmdebstrap" >&2
-    timeout -k 10 900 mmdebstrap --mode=root --variant=minbase --include="$2" \
-        --aptopt="$4" "$1" "$tarball.part.tar" "$3" \
-        >"$5" 2>&1 || { tail -n 25 "$5" >&2; die "mmdebstrap failed"; }
-    mv "$tarball.part.tar" "$tarball"
+# debian_base COMMAND...: runs COMMAND with the tarball's path as its last word, while no other run
+# changes it. Leaves $BASE/sources.list and $BASE/apt.conf.
+debian_base() {
+    local cache=${UNIONFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/unionfs-tests} tarball lock status=0
+    [ -n "$SUITE" ] || die "no release name in /etc/os-release; set DEBIAN_SUITE"
+    apt_sources "$SUITE" >"$BASE/sources.list"
+    [ -s "$BASE/sources.list" ] || die "the machine's apt has no source for '$SUITE'; set DEBIAN_SUITE"
+    apt_options >"$BASE/apt.conf"
+    mkdir -p "$cache"
+    exec {lock}>"$cache/lock"
+    flock -w 1000 "$lock" || die "another run holds $cache/lock"
+    tarball=$cache/debian-$SUITE-$(dpkg --print-architecture)-${BASE_PACKAGES//,/-}.tar
+    if [ ! -s "$tarball" ]; then
+        say "  building $(basename "$tarball") with mmdebstrap"
+        timeout -k 10 900 mmdebstrap --mode=root --variant=minbase --include="$BASE_PACKAGES" \
+            --aptopt="$BASE/apt.conf" "$SUITE" "$tarball.part.tar" "$BASE/sources.list" \
+            >"$LOGS/mmdebstrap.log" 2>&1 || { tail -n 25 "$LOGS/mmdebstrap.log"; die "mmdebstrap failed"; }
+        mv "$tarball.part.tar" "$tarball"
+    fi
+    "$@" "$tarball" || status=$?
+    exec {lock}>&-
+    return $status
 }

@@ -1,11 +1,8 @@
 #!/usr/bin/env bash
 # A Debian root in five lowers and an upper, lived in by chroot: debian-root.sh [unionfs|overlay|plain]
 #
-# The base comes from mmdebstrap, with the apt configuration of this machine, and is cached in
-# $UNIONFS_CACHE (default ${XDG_CACHE_HOME:-~/.cache}/unionfs-tests). DEBIAN_SUITE names the
-# release; the default is the one that the machine's apt is configured for.
+# The base comes from mmdebstrap and is cached (debian-base.sh).
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. "$SUITES/apt-config.sh"
 . "$SUITES/debian-base.sh"
 . "$SUITES/debian-layers.sh"
 
@@ -14,24 +11,14 @@ STORE=disk
 if [ "$(awk '/^MemAvailable/ { print int($2 / 1048576) }' /proc/meminfo)" -ge 10 ]; then STORE=ram; fi
 suite_start "${1:-unionfs}" $STORE 8G mmdebstrap chroot setfattr getfattr setfacl setcap sha256sum flock apt-config
 
-SUITE=${DEBIAN_SUITE:-$(apt_codename)}
-# Beside the minimal root: a package of many files and directories, to be removed again.
-PACKAGES=tzdata
-TARBALL=$(base_tarball "$SUITE" "$PACKAGES")
 M=$WORK/mnt
 EXPECTED=$WORK/expected
 export EXPECTED TARGET
 
-[ -n "$SUITE" ] || die "no release name in /etc/os-release; set DEBIAN_SUITE"
-apt_sources "$SUITE" >"$BASE/sources.list"
-[ -s "$BASE/sources.list" ] || die "the machine's apt has no source for '$SUITE'; set DEBIAN_SUITE"
-apt_options >"$BASE/apt.conf"
-
+unpack() { tar -xpf "$1" -C "$WORK/base" --numeric-owner --xattrs --xattrs-include='*'; }
 started=$SECONDS
-build_base "$SUITE" "$PACKAGES" "$BASE/sources.list" "$BASE/apt.conf" "$LOGS/mmdebstrap.log"
 mkdir -p "$WORK"/{base,layers,upper,work,mnt}
-tar -xpf "$TARBALL" -C "$WORK/base" --numeric-owner --xattrs --xattrs-include='*'
-exec 9>&-
+debian_base unpack
 make_layers "$WORK/base" "$WORK/layers"
 LOWERS=$WORK/layers/layer4:$WORK/layers/layer3:$WORK/layers/layer2:$WORK/layers/layer1:$WORK/base
 lower_manifests() {

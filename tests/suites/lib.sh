@@ -68,25 +68,30 @@ need() {
     done
 }
 
+# What a suite can be run on, first the default; others set it before suite_start.
+TARGETS=(unionfs overlay plain)
+# What else than its mounts a suite has for itself: options of unshare(1).
+NAMESPACES=()
+
 # suite_start TARGET ram|disk SIZE TOOLS...: in memory, fsync costs nothing, so that the time goes
 # to the file system under test; on disk there is room.
 suite_start() {
     local store=$2 size=$3
-    TARGET=${1:-unionfs}
+    TARGET=${1:-${TARGETS[0]}}
     shift 3
-    case $TARGET in
-    unionfs | overlay | plain) ;;
-    *) echo "usage: $(basename "$0") [unionfs|overlay|plain]" >&2; exit 2 ;;
-    esac
+    if [[ " ${TARGETS[*]} " != *" $TARGET "* ]]; then
+        echo "usage: $(basename "$0") [$(tr ' ' '|' <<<"${TARGETS[*]}")]" >&2
+        exit 2
+    fi
     # A namespace of its own: nothing is left mounted on the machine even if this is killed.
     if [ -z "${SUITE_NAMESPACE:-}" ]; then
         command -v unshare >/dev/null || die "'unshare' (util-linux) is not installed"
         [ "$(id -u)" -eq 0 ] || die "the suites need root: they change owners, mount and chroot"
-        exec env SUITE_NAMESPACE=1 unshare --mount --propagation private \
-            bash "$SUITES/$(basename "$0")" "$TARGET"
+        exec env SUITE_NAMESPACE=1 unshare --mount --propagation private "${NAMESPACES[@]}" \
+            bash "$(realpath "$0")" "$TARGET"
     fi
     need timeout mkfs.ext4 mount umount mountpoint "$@"
-    if [ "$TARGET" = unionfs ]; then
+    if [ "$TARGET" != overlay ] && [ "$TARGET" != plain ]; then
         [ -x "$UNIONFS_BIN" ] || die "no binary $UNIONFS_BIN (cargo build --release, or set UNIONFS_BIN)"
         [ -c /dev/fuse ] || die "no /dev/fuse"
     fi
@@ -206,6 +211,7 @@ suite_end() {
         umount -l "$at" 2>/dev/null
         for pid in $(daemons_of "$at"); do kill "$pid"; done
     done
+    if declare -F at_end >/dev/null; then at_end; fi
     umount -l "$WORK" 2>/dev/null
     umount -l "$BASE/store" 2>/dev/null
     if [ "$FAILED" -eq 0 ] && [ "$status" -eq 0 ] && [ -z "${SUITE_KEEP_LOGS:-}" ]; then
