@@ -75,7 +75,8 @@ impl UnionFs {
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let acls = self.union.has_acls();
-        super::init::negotiate(config, self.max_write, self.must_check, acls)
+        let way = self.policy.way;
+        super::init::negotiate(config, way, self.max_write, self.must_check, acls)
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -198,9 +199,12 @@ impl Filesystem for UnionFs {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if !self.policy.way.has_opens() {
+            return reply.error(errno(Errno::NOSYS));
+        }
         let (mode, who) = (OpenMode::from_flags(flags.0), caller(req));
         let slow = (mode.write || mode.truncate) && self.union.needs_copy_up(ino.0);
-        let flags = self.policy.open;
+        let flags = self.policy.way.open_flags();
         self.maybe_slowly(slow, move |union| match union.open(ino.0, mode, who) {
             Ok(()) => reply.opened(FileHandle(0), flags),
             Err(e) => reply.error(errno(e)),
@@ -384,7 +388,8 @@ impl Filesystem for UnionFs {
                 let ttl = self.policy.attr_of(&entry).min(self.policy.entry);
                 let attr = self.policy.attributes(&entry.attr, entry.id);
                 let generation = Generation(entry.generation);
-                reply.created(&ttl, &attr, generation, FileHandle(0), self.policy.open);
+                let flags = self.policy.way.open_flags();
+                reply.created(&ttl, &attr, generation, FileHandle(0), flags);
             }
             Err(e) => reply.error(errno(e)),
         }

@@ -4,8 +4,10 @@ mod convert;
 mod filesystem;
 mod flags;
 mod init;
+mod io;
 mod listing;
 mod policy;
+mod probe;
 mod reply;
 mod run;
 

@@ -1,20 +1,23 @@
-//! What the kernel may keep, and for how long.
+//! What the kernel may keep, for how long, and which way data take.
 
 use std::time::Duration;
 
-use fuser::{FileAttr, FopenFlags};
+use fuser::FileAttr;
 
 use crate::options::{Options, Shown};
+use crate::sys::cred;
 use crate::union::{Attr, Entry};
 
 use super::convert::file_attr;
+use super::io::{Choice, Way};
+use super::probe;
 
 /// Without end: caches of the kernel are kept until something that we do makes them wrong.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Not to be cached.
 pub(crate) const NEVER: Duration = Duration::ZERO;
 
-/// What the options say about the kernel's caches.
+/// What the options say about the kernel's caches, and the way of data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     /// For attributes.
@@ -23,27 +26,24 @@ pub(crate) struct Policy {
     pub entry: Duration,
     /// For names that are not there.
     pub negative: Duration,
-    /// For an opened file.
-    pub open: FopenFlags,
+    /// How data travel.
+    pub way: Way,
     /// Attributes are neither shown nor kept.
     pub no_xattrs: bool,
     shown: Shown,
 }
 
 impl Policy {
-    /// What `options` ask for.
+    /// What `options` ask for; which way data take is told to the log.
     pub fn new(options: &Options) -> Self {
+        let choice = Choice::new(options, cred::is_real_root(), probe::passthrough);
+        choice.tell();
         let or_forever = |time: Option<Duration>| time.unwrap_or(FOREVER).min(FOREVER);
         Self {
             attr: or_forever(options.cache.attr),
             entry: or_forever(options.cache.entry),
             negative: or_forever(options.cache.negative),
-            open: if options.direct_io {
-                FopenFlags::FOPEN_DIRECT_IO
-            } else {
-                // Only we change the file, so what the kernel has cached stays true.
-                FopenFlags::FOPEN_KEEP_CACHE
-            },
+            way: choice.way,
             no_xattrs: options.no_xattrs,
             shown: options.shown,
         }
