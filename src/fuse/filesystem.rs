@@ -15,7 +15,8 @@ use fuser::{
 };
 
 use crate::options::Options;
-use crate::sys::{Errno, cred};
+use crate::stats::{Counts, Op};
+use crate::sys::Errno;
 use crate::union::{Make, OpenMode, SetAttr, Union};
 
 use super::convert::{self, caller, errno};
@@ -37,6 +38,7 @@ pub(crate) struct UnionFs {
     max_write: u32,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
+    pub(super) counts: Counts,
 }
 
 impl UnionFs {
@@ -46,6 +48,7 @@ impl UnionFs {
             policy: Policy::new(options),
             max_write: options.max_write.unwrap_or(MAX_WRITE),
             must_check: false,
+            counts: Counts::default(),
         }
     }
 
@@ -55,9 +58,26 @@ impl UnionFs {
         self
     }
 
-    /// Runs what may take long (copying data, flushing) on a thread of its own, so that the
-    /// threads that read requests are never all waiting for it.
-    fn slowly(&self, work: impl FnOnce(&Union) + Send + 'static) {
+    /// Counts a request.
+    fn count(&self, op: Op) {
+        self.counts.add(op);
+    }
+
+    /// Counts a request, for the union to answer.
+    pub(super) fn on(&self, op: Op) -> &Union {
+        self.count(op);
+        &self.union
+    }
+
+    /// Counts a request that may take long (copying data, flushing) and runs it on a thread of its
+    /// own, so that the threads that read requests are never all waiting for it.
+    fn slowly(&self, op: Op, work: impl FnOnce(&Union) + Send + 'static) {
+        self.count(op);
+        self.aside(work);
+    }
+
+    /// Runs work there.
+    pub(super) fn aside(&self, work: impl FnOnce(&Union) + Send + 'static) {
         let union = Arc::clone(&self.union);
         blocking::unblock(move || work(&union)).detach();
     }
@@ -65,7 +85,7 @@ impl UnionFs {
     /// The same, here or there as the case is.
     fn maybe_slowly(&self, slow: bool, work: impl FnOnce(&Union) + Send + 'static) {
         if slow {
-            self.slowly(work);
+            self.aside(work);
         } else {
             work(&self.union);
         }
@@ -80,7 +100,7 @@ impl Filesystem for UnionFs {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.union.lookup(parent.0, name.as_bytes()) {
+        match self.on(Op::Lookup).lookup(parent.0, name.as_bytes()) {
             // Node id 0 is a "no" that the kernel remembers, where ENOENT is forgotten at once.
             Ok(None) => {
                 let attr = convert::negative_attr();
@@ -92,11 +112,11 @@ impl Filesystem for UnionFs {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.union.forget_by_kernel(ino.0, nlookup);
+        self.on(Op::Forget).forget_by_kernel(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply::attr(reply, self.union.getattr(ino.0), self.policy);
+        reply::attr(reply, self.on(Op::Getattr).getattr(ino.0), self.policy);
     }
 
     fn setattr(
@@ -117,13 +137,13 @@ impl Filesystem for UnionFs {
         };
         let who = caller(req);
         let policy = self.policy;
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        self.maybe_slowly(self.on(Op::Setattr).needs_copy_up(ino.0), move |union| {
             reply::attr(reply, union.setattr(ino.0, &set, who), policy);
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.union.readlink(ino.0) {
+        match self.on(Op::Readlink).readlink(ino.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         }
@@ -138,7 +158,7 @@ impl Filesystem for UnionFs {
             rdev: convert::decode_rdev(rdev),
         };
         let made = self
-            .union
+            .on(Op::Mknod)
             .make(parent.0, name.as_bytes(), make, caller(req), umask);
         reply::entry(reply, made, self.policy);
     }
@@ -149,17 +169,17 @@ impl Filesystem for UnionFs {
     ) {
         let make = Make::Directory { mode };
         let made = self
-            .union
+            .on(Op::Mkdir)
             .make(parent.0, name.as_bytes(), make, caller(req), umask);
         reply::entry(reply, made, self.policy);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply::empty(reply, self.union.unlink(parent.0, name.as_bytes()));
+        reply::empty(reply, self.on(Op::Unlink).unlink(parent.0, name.as_bytes()));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply::empty(reply, self.union.rmdir(parent.0, name.as_bytes()));
+        reply::empty(reply, self.on(Op::Rmdir).rmdir(parent.0, name.as_bytes()));
     }
 
     fn symlink(
@@ -169,7 +189,9 @@ impl Filesystem for UnionFs {
             target: target.as_os_str().as_bytes(),
         };
         let name = link_name.as_bytes();
-        let made = self.union.make(parent.0, name, make, caller(req), 0);
+        let made = self
+            .on(Op::Symlink)
+            .make(parent.0, name, make, caller(req), 0);
         reply::entry(reply, made, self.policy);
     }
 
@@ -180,7 +202,7 @@ impl Filesystem for UnionFs {
         let (name, new_name) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
         let flags = flags.bits();
         // The source may have to be copied up.
-        self.slowly(move |union| {
+        self.slowly(Op::Rename, move |union| {
             reply::empty(
                 reply,
                 union.rename(parent.0, &name, newparent.0, &new_name, flags),
@@ -193,12 +215,13 @@ impl Filesystem for UnionFs {
     ) {
         let name = newname.as_bytes().to_vec();
         let policy = self.policy;
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        self.maybe_slowly(self.on(Op::Link).needs_copy_up(ino.0), move |union| {
             reply::entry(reply, union.link(ino.0, newparent.0, &name), policy);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.count(Op::Open);
         if !self.policy.way.has_opens() {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -215,6 +238,7 @@ impl Filesystem for UnionFs {
         &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, size: u32,
         _flags: OpenFlags, _lock_owner: Option<LockOwner>, reply: ReplyData,
     ) {
+        self.count(Op::Read);
         BUFFER.with_borrow_mut(|buffer| {
             let size = size as usize;
             if buffer.len() < size {
@@ -234,9 +258,9 @@ impl Filesystem for UnionFs {
     ) {
         let clears = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let clear = clears.then(|| caller(req));
-        if self.union.needs_copy_up(ino.0) {
+        if self.on(Op::Write).needs_copy_up(ino.0) {
             let data = data.to_vec();
-            return self.slowly(move |union| {
+            return self.aside(move |union| {
                 reply::written(reply, union.write(ino.0, offset, &data, clear));
             });
         }
@@ -247,40 +271,52 @@ impl Filesystem for UnionFs {
         &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        self.count(Op::Flush);
         // Every write has reported its own error, so close has none to report; locks are the
         // kernel's own business. It does not ask again.
         reply.error(errno(Errno::NOSYS));
     }
 
+    fn release(
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>, _flush: bool, reply: ReplyEmpty,
+    ) {
+        self.count(Op::Release);
+        reply.ok();
+    }
+
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty) {
-        self.slowly(move |union| reply::empty(reply, union.fsync(ino.0, data)));
+        self.slowly(Op::Fsync, move |union| {
+            reply::empty(reply, union.fsync(ino.0, data));
+        });
     }
 
     fn fsyncdir(
         &self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty,
     ) {
-        self.slowly(move |union| reply::empty(reply, union.fsync(ino.0, data)));
+        self.slowly(Op::Fsyncdir, move |union| {
+            reply::empty(reply, union.fsync(ino.0, data));
+        });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.union.opendir(ino.0) {
-            Ok(handle) => {
-                let flags = if self.union.keeps_numbers() {
-                    FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
-                } else {
-                    FopenFlags::empty()
-                };
-                reply.opened(FileHandle(handle), flags);
-            }
+        if self.on(Op::Opendir).keeps_numbers() {
+            // Every piece of a listing can be had without a beginning. The kernel does not ask again,
+            // and keeps listings.
+            return reply.error(errno(Errno::NOSYS));
+        }
+        // A listing that is kept would show old numbers.
+        match self.union.getattr(ino.0) {
+            Ok(_) => reply.opened(FileHandle(0), FopenFlags::empty()),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn readdir(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = self.union.readdir(fh.0, offset, |entry| {
+        let result = self.on(Op::Readdir).readdir(ino.0, offset, |entry| {
             let name = OsStr::from_bytes(&entry.name);
             !reply.add(
                 INodeNo(entry.ino),
@@ -296,10 +332,10 @@ impl Filesystem for UnionFs {
     }
 
     fn readdirplus(
-        &self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let result = self.union.readdir(fh.0, offset, |entry| {
+        let result = self.on(Op::Readdirplus).readdir(ino.0, offset, |entry| {
             !self.add_plus(ino.0, entry, &mut reply)
         });
         match result {
@@ -308,15 +344,8 @@ impl Filesystem for UnionFs {
         }
     }
 
-    fn releasedir(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty,
-    ) {
-        self.union.closedir(fh.0);
-        reply.ok();
-    }
-
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.union.statfs() {
+        match self.on(Op::Statfs).statfs() {
             Ok(s) => reply.statfs(
                 s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
             ),
@@ -329,6 +358,7 @@ impl Filesystem for UnionFs {
         &self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.count(Op::Setxattr);
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -340,6 +370,7 @@ impl Filesystem for UnionFs {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count(Op::Getxattr);
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -352,6 +383,7 @@ impl Filesystem for UnionFs {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count(Op::Listxattr);
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -359,6 +391,7 @@ impl Filesystem for UnionFs {
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Op::Removexattr);
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -369,6 +402,7 @@ impl Filesystem for UnionFs {
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        self.count(Op::Access);
         // The kernel checks by itself (default_permissions) and does not ask again.
         reply.error(errno(Errno::NOSYS));
     }
@@ -381,7 +415,7 @@ impl Filesystem for UnionFs {
         let exclusive = flags & libc::O_EXCL != 0;
         let name = name.as_bytes();
         match self
-            .union
+            .on(Op::Create)
             .create(parent.0, name, mode, exclusive, open, caller(req), umask)
         {
             Ok(entry) => {
@@ -399,20 +433,7 @@ impl Filesystem for UnionFs {
         &self, req: &Request, ino: INodeNo, _fh: FileHandle, _flags: IoctlFlags, cmd: u32,
         in_data: &[u8], out_size: u32, reply: ReplyIoctl,
     ) {
-        if self.union.is_control(ino.0, cmd) {
-            if ![0, cred::own_uid()].contains(&req.uid()) {
-                return reply.error(errno(Errno::PERM));
-            }
-            let input = in_data.to_vec();
-            return self.slowly(move |union| match union.control(cmd, &input) {
-                Ok(data) => reply.ioctl(0, &data),
-                Err(e) => reply.error(errno(e)),
-            });
-        }
-        match self.union.ioctl(ino.0, cmd, in_data, out_size as usize) {
-            Ok(data) => reply.ioctl(0, &data),
-            Err(e) => reply.error(errno(e)),
-        }
+        self.asked(req, ino.0, cmd, in_data, out_size, reply);
     }
 
     fn fallocate(
@@ -420,7 +441,7 @@ impl Filesystem for UnionFs {
         reply: ReplyEmpty,
     ) {
         let who = caller(req);
-        self.slowly(move |union| {
+        self.slowly(Op::Fallocate, move |union| {
             reply::empty(reply, union.fallocate(ino.0, mode, offset, length, who));
         });
     }
@@ -430,6 +451,7 @@ impl Filesystem for UnionFs {
         &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32,
         reply: ReplyLseek,
     ) {
+        self.count(Op::Lseek);
         let hole = match whence {
             libc::SEEK_DATA => false,
             libc::SEEK_HOLE => true,
@@ -451,7 +473,7 @@ impl Filesystem for UnionFs {
         _flags: CopyFileRangeFlags, reply: ReplyWrite,
     ) {
         let who = caller(req);
-        self.slowly(move |union| {
+        self.slowly(Op::CopyFileRange, move |union| {
             let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
             reply::written(reply, union.copy_range(from, to, len, who));
         });

@@ -1,5 +1,6 @@
 //! The FUSE side: requests in, replies out. The only module that names fuser.
 
+mod control;
 mod convert;
 mod filesystem;
 mod flags;

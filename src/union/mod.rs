@@ -47,6 +47,7 @@ mod plink_table;
 mod published;
 mod rank;
 mod readdir;
+mod recent;
 mod redirect;
 mod remove;
 mod rename;
@@ -56,10 +57,7 @@ mod stale;
 pub mod types;
 mod xattr;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-
-use dashmap::DashMap;
 
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
@@ -74,7 +72,7 @@ pub(crate) use ownership::Owners;
 pub use plink_flush::Flushed;
 use plink_table::Plinks;
 use rank::TreeLock;
-use readdir::OpenDir;
+use recent::Recent;
 use stale::Stale;
 pub use types::{Attr, Caller, DirEntry, Entry, Make, OpenMode, SetAttr, SetTime, StatFs};
 
@@ -92,8 +90,7 @@ pub struct Union {
     inodes: InodeTable,
     descriptors: Descriptors,
     tree: TreeLock,
-    open_dirs: DashMap<u64, Arc<OpenDir>>,
-    next_dir_handle: AtomicU64,
+    recent: Recent,
     /// Data of a copy-up are not flushed before it is published, and fsync does nothing.
     volatile: bool,
     /// statfs adds up the filesystems of all layers.
@@ -169,8 +166,7 @@ impl Union {
             descriptors: Descriptors::new(settings.descriptors),
             layers,
             tree: TreeLock::default(),
-            open_dirs: DashMap::new(),
-            next_dir_handle: AtomicU64::new(1),
+            recent: Recent::default(),
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),
@@ -215,6 +211,9 @@ impl Union {
     /// Gives back `count` references to a node.
     pub fn forget(&self, id: u64, count: u64) {
         for inode in self.inodes.forget(id, count) {
+            if inode.dir.is_some() {
+                self.recent.drop(inode.serial);
+            }
             self.descriptors.forget(&inode);
         }
     }
