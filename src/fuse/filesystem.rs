@@ -1,6 +1,5 @@
 //! One method for each request: take it apart, ask the core, answer.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -20,14 +19,10 @@ use crate::sys::Errno;
 use crate::union::{Make, OpenMode, SetAttr, Union};
 
 use super::convert::{self, caller, errno};
+use super::data;
 use super::init::MAX_WRITE;
 use super::policy::{NEVER, Policy};
 use super::reply;
-
-thread_local! {
-    /// Read buffer of this thread, as large as its largest read so far (1 MiB at most).
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// The union as fuser drives it.
 #[derive(Debug)]
@@ -138,7 +133,12 @@ impl Filesystem for UnionFs {
         let who = caller(req);
         let policy = self.policy;
         self.maybe_slowly(self.on(Op::Setattr).needs_copy_up(ino.0), move |union| {
-            reply::attr(reply, union.setattr(ino.0, &set, who), policy);
+            let result = if policy.way.keeps_writes() {
+                union.setattr_kept(ino.0, &set, who)
+            } else {
+                union.setattr(ino.0, &set, who)
+            };
+            reply::attr(reply, result, policy);
         });
     }
 
@@ -239,16 +239,7 @@ impl Filesystem for UnionFs {
         _flags: OpenFlags, _lock_owner: Option<LockOwner>, reply: ReplyData,
     ) {
         self.count(Op::Read);
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match self.union.read(ino.0, offset, &mut buffer[..size]) {
-                Ok(n) => reply.data(&buffer[..n]),
-                Err(e) => reply.error(errno(e)),
-            }
-        });
+        data::read(&self.union, ino.0, offset, size as usize, reply);
     }
 
     fn write(
@@ -257,14 +248,22 @@ impl Filesystem for UnionFs {
         reply: ReplyWrite,
     ) {
         let clears = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let clear = clears.then(|| caller(req));
-        if self.on(Op::Write).needs_copy_up(ino.0) {
-            let data = data.to_vec();
-            return self.aside(move |union| {
-                reply::written(reply, union.write(ino.0, offset, &data, clear));
-            });
+        let write = data::Write {
+            id: ino.0,
+            offset,
+            clear_for: clears.then(|| caller(req)),
+            whole: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            opened: self.policy.way.has_opens(),
+        };
+        if !self.on(Op::Write).needs_copy_up(ino.0) {
+            match write.run(&self.union, data) {
+                Err(Errno::AGAIN) => {}
+                Err(_) if write.whole => {}
+                result => return reply::written(reply, result),
+            }
         }
-        reply::written(reply, self.union.write(ino.0, offset, data, clear));
+        let data = data.to_vec();
+        self.aside(move |union| write.finish(union, &data, reply));
     }
 
     fn flush(
@@ -461,10 +460,17 @@ impl Filesystem for UnionFs {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(errno(Errno::NXIO));
         };
-        match self.union.seek_data(ino.0, offset, hole) {
-            Ok(position) => reply.offset(position as i64),
-            Err(e) => reply.error(errno(e)),
-        }
+        let keeps_writes = self.policy.way.keeps_writes();
+        self.maybe_slowly(keeps_writes, move |union| {
+            if keeps_writes {
+                // The kernel asks without sending what it keeps; that would be taken for a hole.
+                union.write_back(ino.0);
+            }
+            match union.seek_data(ino.0, offset, hole) {
+                Ok(position) => reply.offset(position as i64),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
     }
 
     fn copy_file_range(

@@ -106,11 +106,16 @@ impl Way {
         !matches!(self, Self::NoOpen { .. })
     }
 
+    /// True when the kernel keeps what is written for a while, and with it size and times of files.
+    pub fn keeps_writes(self) -> bool {
+        self == Self::NoOpen { writeback: true }
+    }
+
     /// True for what is to be negotiated only in some ways of data and is not in this one.
     pub fn leaves_out(self, flag: InitFlags) -> bool {
         match flag {
             InitFlags::FUSE_PASSTHROUGH => self != Self::Passthrough,
-            InitFlags::FUSE_WRITEBACK_CACHE => self != Self::NoOpen { writeback: true },
+            InitFlags::FUSE_WRITEBACK_CACHE => !self.keeps_writes(),
             // Without an open that carries it, the truncation would be lost.
             InitFlags::FUSE_ATOMIC_O_TRUNC => !self.has_opens(),
             _ => false,

@@ -2,6 +2,7 @@
 
 mod control;
 mod convert;
+mod data;
 mod filesystem;
 mod flags;
 mod init;

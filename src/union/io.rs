@@ -3,6 +3,9 @@
 //! Nothing here depends on knowing what is open: a file is found through its inode at every call,
 //! so all descriptors of a file see the upper as soon as it was copied up.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
@@ -69,11 +72,19 @@ impl Union {
         let inode = self.inodes.get(id)?;
         self.ensure_upper(&inode, Need::All)?;
         let file = self.file(&inode, true)?;
-        self.data_change(&inode)?;
+        self.write_open(&inode, &file, offset, data, clear_for)
+    }
+
+    /// Writes to a file of the upper that was opened for it.
+    pub(super) fn write_open(
+        &self, inode: &Arc<Inode>, file: &OwnedFd, offset: u64, data: &[u8],
+        clear_for: Option<Caller>,
+    ) -> Result<usize> {
+        self.data_change(inode)?;
         if let Some(caller) = clear_for {
-            self.clear_set_ids(&inode, &file, caller)?;
+            self.clear_set_ids(inode, file, caller)?;
         }
-        sys::file::write_full(&*file, data, offset)
+        sys::file::write_full(file, data, offset)
     }
 
     /// Flushes a file or directory to stable storage.

@@ -32,6 +32,7 @@ mod fate;
 mod inode;
 mod inode_table;
 mod io;
+mod kept;
 mod link;
 mod listing;
 mod lookup;
@@ -74,6 +75,7 @@ use plink_table::Plinks;
 use rank::TreeLock;
 use recent::Recent;
 use stale::Stale;
+pub(crate) use stale::What;
 pub use types::{Attr, Caller, DirEntry, Entry, Make, OpenMode, SetAttr, SetTime, StatFs};
 
 /// Node id of the union's root directory.
@@ -231,9 +233,9 @@ impl Union {
         self.inodes.owe_forget(id);
     }
 
-    /// Sends the ids of nodes whose attributes changed without the kernel's knowledge to `listener`,
-    /// which is called without locks and before the request under way is answered.
-    pub(crate) fn on_stale_attributes(&self, listener: stale::Listener) {
+    /// Sends the ids of nodes that changed without the kernel's knowledge to `listener`, which is
+    /// called without locks and before the request under way is answered.
+    pub(crate) fn on_stale(&self, listener: stale::Listener) {
         self.stale.listen(listener);
     }
 
