@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod budgets;
 mod calls;
 mod crash;
 mod idmap;
@@ -48,6 +49,7 @@ mod regressions_layers;
 mod regressions_life;
 mod regressions_modes;
 mod regressions_unlinked;
+mod requests;
 mod truth_table_plinks;
 mod truth_table_read;
 mod truth_table_remove;
