@@ -2,6 +2,7 @@
 //!
 //! Counts depend neither on the machine nor on what else it does. They are those of Linux 6.18.
 
+use std::cell::RefCell;
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -9,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps};
 
-use crate::requests::{Counter, in_words};
+use crate::requests::Counter;
 use crate::support::{Mount, Stack};
 
 /// The ways of data: the option, and the place of its column.
@@ -21,6 +22,7 @@ struct Counted {
     counter: Counter,
     m: Mount,
     way: &'static str,
+    wrong: RefCell<Vec<String>>,
 }
 
 impl Counted {
@@ -40,7 +42,13 @@ impl Counted {
         fs::write(m.p("warm"), "2").unwrap();
         fs::write(m.p("d/warm"), "1").unwrap();
         fs::read(m.p("d/warm")).unwrap();
-        Self { counter, m, way }
+        let wrong = RefCell::default();
+        Self {
+            counter,
+            m,
+            way,
+            wrong,
+        }
     }
 
     fn know(&self, names: &[&str]) {
@@ -51,28 +59,37 @@ impl Counted {
 
     /// Expects what `work` in the directory sends, by the columns of [`WAYS`]. That the attributes of the
     /// directory are asked for anew after a change is part of it.
-    #[track_caller]
     fn sends(&self, what: &str, expected: [&str; 3], work: impl FnOnce(&Path)) {
         let dir = self.m.p("d");
         fs::metadata(&dir).unwrap();
         tick();
-        let sent = self.counter.of(|| {
+        let column = WAYS.iter().position(|way| *way == self.way).unwrap();
+        let expected = expected[column];
+        let sent = self.counter.of(expected, || {
             work(&dir);
             fs::metadata(&dir).unwrap();
         });
-        let column = WAYS.iter().position(|way| *way == self.way).unwrap();
-        assert_eq!(
-            in_words(&sent),
-            expected[column],
-            "open={}: {what}",
-            self.way
-        );
+        if sent != expected {
+            let wrong = format!("open={}: {what}: {sent}, expected {expected}", self.way);
+            self.wrong.borrow_mut().push(wrong);
+        }
     }
 }
 
+/// Checks each way of data. Where somebody else had the kernel drop its caches meanwhile, more was
+/// sent; so what is wrong must be wrong each time.
 fn each_way(check: impl Fn(&Counted)) {
     for way in WAYS {
-        check(&Counted::new(way));
+        let mut wrong = Vec::new();
+        for _ in 0..6 {
+            let counted = Counted::new(way);
+            check(&counted);
+            wrong = counted.wrong.take();
+            if wrong.is_empty() {
+                break;
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
 }
 
@@ -141,7 +158,7 @@ fn names_and_attributes() {
         c.sends("first lookup", all("Lookup"), |d| stat(d.join("f")));
         c.sends("stat again", NOTHING, |d| stat(d.join("f")));
         c.sends("access", NOTHING, |d| {
-            rustix::fs::access(d.join("f"), Access::READ_OK).unwrap()
+            rustix::fs::access(d.join("f"), Access::READ_OK).unwrap();
         });
         let none = |d: &Path| assert!(rustix::fs::lstat(d.join("no")).is_err());
         c.sends("first failed lookup", all("Lookup"), none);
@@ -153,10 +170,10 @@ fn names_and_attributes() {
         c.sends("list, first", all("Readdir Readdirplus"), dir);
         c.sends("list again", NOTHING, dir);
         c.sends("stat of what was listed", NOTHING, |d| {
-            stat(d.join("../list/a"))
+            stat(d.join("../list/a"));
         });
         c.sends("stat after listing", all("Getattr"), |d| {
-            stat(d.join("../list"))
+            stat(d.join("../list"));
         });
     });
 }
@@ -167,7 +184,7 @@ fn reading() {
         let first = by_open("Lookup Open Read Release", "Lookup Read");
         c.sends("open-read-close, first", first, |d| read(&d.join("f")));
         c.sends("open-read-close, again", by_open("Open Release", ""), |d| {
-            read(&d.join("f"))
+            read(&d.join("f"));
         });
         c.sends("stat after reading", all("Getattr"), |d| stat(d.join("f")));
         c.sends("stat again", NOTHING, |d| stat(d.join("f")));
@@ -189,7 +206,7 @@ fn writing() {
         ];
         let plain = OFlags::empty();
         c.sends("create, write, close", new, |d| {
-            write(&d.join("new"), OFlags::CREATE, "text")
+            write(&d.join("new"), OFlags::CREATE, "text");
         });
         c.sends("stat of it", all("Getattr"), |d| stat(d.join("new")));
         // The page of a file that was not read is read before a part of it is kept.
@@ -267,10 +284,10 @@ fn names_that_change() {
         c.know(&["old", "link", "gone", "empty", "h"]);
         let kept = |plain, kept| [plain, kept, plain];
         c.sends("mkdir", all("Lookup Getattr Mkdir"), |d| {
-            fs::create_dir(d.join("dir")).unwrap()
+            fs::create_dir(d.join("dir")).unwrap();
         });
         c.sends("symlink", all("Lookup Getattr Symlink"), |d| {
-            symlink("x", d.join("sym")).unwrap()
+            symlink("x", d.join("sym")).unwrap();
         });
         // The time of change of a file whose times the kernel keeps is sent with its others.
         c.sends(
@@ -289,12 +306,12 @@ fn names_that_change() {
         );
         let over = kept("Lookup Getattr Rename", "Lookup Getattr Setattr*2 Rename");
         c.sends("rename over", over, |d| {
-            fs::rename(d.join("moved"), d.join("h")).unwrap()
+            fs::rename(d.join("moved"), d.join("h")).unwrap();
         });
         for name in ["gone", "link2"] {
             let sent = kept("Getattr Unlink", "Getattr Setattr Unlink");
             c.sends(&format!("unlink {name}"), sent, |d| {
-                fs::remove_file(d.join(name)).unwrap()
+                fs::remove_file(d.join(name)).unwrap();
             });
         }
         for name in ["dir", "empty"] {

@@ -10,7 +10,7 @@ use unionfs::stats::{self, Op};
 use crate::support::Mount;
 
 /// How many requests of each kind.
-pub type Requests = BTreeMap<Op, u64>;
+type Requests = BTreeMap<Op, u64>;
 
 /// Sees the requests of a mount. It keeps the root directory open, so that looking sends none.
 pub struct Counter(File);
@@ -24,24 +24,27 @@ impl Counter {
         stats::requests(&self.0).unwrap().into_iter().collect()
     }
 
-    /// What `work` sends, but for FORGET, which comes when it likes.
+    /// What `work` sends, in words, but for FORGET, which comes when it likes.
     ///
-    /// RELEASE is not waited for by who closes a file: so counting ends when nothing more has come
-    /// for a while.
-    pub fn of(&self, work: impl FnOnce()) -> Requests {
+    /// Who closes a file does not wait for its RELEASE: if it is not what is `expected`, it is looked
+    /// again for a while.
+    pub fn of(&self, expected: &str, work: impl FnOnce()) -> String {
         let before = self.settled();
         work();
-        let mut after = self.settled();
-        after.remove(&Op::Forget);
-        after.iter_mut().for_each(|(op, n)| *n -= before[op]);
-        after.retain(|_, n| *n > 0);
-        after
+        let mut sent = String::new();
+        for _ in 0..100 {
+            sent = in_words(&since(&before, self.settled()));
+            if sent == expected {
+                break;
+            }
+        }
+        sent
     }
 
     fn settled(&self) -> Requests {
         let mut last = self.now();
         for _ in 0..1000 {
-            thread::sleep(Duration::from_millis(3));
+            thread::sleep(Duration::from_millis(5));
             let now = self.now();
             if now == last {
                 break;
@@ -52,8 +55,15 @@ impl Counter {
     }
 }
 
+fn since(before: &Requests, mut now: Requests) -> Requests {
+    now.remove(&Op::Forget);
+    now.iter_mut().for_each(|(op, n)| *n -= before[op]);
+    now.retain(|_, n| *n > 0);
+    now
+}
+
 /// In words: the kinds in the order of their numbers, `*N` where there are several.
-pub fn in_words(requests: &Requests) -> String {
+fn in_words(requests: &Requests) -> String {
     let word = |(op, n): (&Op, &u64)| match n {
         1 => format!("{op:?}"),
         n => format!("{op:?}*{n}"),
