@@ -11,6 +11,7 @@ use crate::sys::{self, Errno, FileKind, Result};
 use super::Union;
 use super::copy_up::Need;
 use super::inode::Inode;
+use super::stale::What;
 use super::types::{Caller, OpenMode};
 
 impl Union {
@@ -30,7 +31,10 @@ impl Union {
         } else {
             Need::All
         };
-        self.ensure_upper(&inode, need)?;
+        if !self.in_upper(&inode) {
+            self.ensure_upper(&inode, need)?;
+            self.stale.tell(id, What::Attributes);
+        }
         if mode.truncate {
             // After a copy-up of nothing too: truncating sets the times and clears set-id bits.
             return self.truncate(&inode, 0, caller);
@@ -150,17 +154,21 @@ impl Union {
     pub fn copy_range(
         &self, from: (u64, u64), to: (u64, u64), len: u64, caller: Caller,
     ) -> Result<usize> {
-        let src = self.inodes.get(from.0)?;
+        let source = self.inodes.get(from.0)?;
         let dst = self.inodes.get(to.0)?;
-        self.regular(&src)?;
+        self.regular(&source)?;
         self.regular(&dst)?;
         self.ensure_upper(&dst, Need::All)?;
-        let src = self.file(&src, false)?;
+        let src = self.file(&source, false)?;
         let file = self.file(&dst, true)?;
         let len = usize::try_from(len)
             .unwrap_or(usize::MAX)
             .min(i32::MAX as usize);
         let copied = sys::file::copy_range(&*src, from.1, &*file, to.1, len)?;
+        if self.in_upper(&source) {
+            // It was read, without the kernel's knowledge.
+            self.stale.tell(from.0, What::Attributes);
+        }
         self.data_change(&dst)?;
         if caller.uid != 0 {
             self.clear_set_ids(&dst, &file, caller)?;
@@ -189,6 +197,7 @@ impl Union {
                 let result = sys::ioctl::attribute(&*file, command, input, out);
                 if changes {
                     self.reopen_files(&inode);
+                    self.stale.tell(id, What::Attributes);
                 }
                 result
             }
@@ -198,7 +207,11 @@ impl Union {
                     let path = self.dir_fd(&inode, inode.layer())?;
                     self.with_descriptors(|| sys::fd::reopen_dir(&*path))?
                 };
-                sys::ioctl::attribute(&dir, command, input, out)
+                let result = sys::ioctl::attribute(&dir, command, input, out);
+                if changes {
+                    self.stale.tell(id, What::Attributes);
+                }
+                result
             }
             _ => Err(Errno::NOTTY),
         }

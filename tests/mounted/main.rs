@@ -15,6 +15,7 @@ mod metacopy;
 mod rename_dir;
 mod snapshot;
 mod spec;
+mod stale;
 mod stress;
 mod support;
 mod user;
