@@ -14,6 +14,7 @@ pub(crate) mod fd;
 pub(crate) mod file;
 pub(crate) mod fusermount;
 pub(crate) mod ioctl;
+pub(crate) mod map;
 pub(crate) mod mount;
 pub(crate) mod stat;
 pub(crate) mod xattr;

@@ -355,6 +355,7 @@ impl Union {
 
     /// Lets go of the lower's file after a copy-up from `layer`.
     pub(super) fn drop_lower_file(&self, inode: &Inode, layer: LayerIndex) {
+        self.maps.drop(inode.serial);
         self.descriptors.forget_lower(inode, layer);
     }
 }

@@ -36,6 +36,7 @@ mod kept;
 mod link;
 mod listing;
 mod lookup;
+mod mapped;
 mod mapped_values;
 mod metacopy;
 mod nlink;
@@ -68,6 +69,7 @@ pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
 use descriptors::Descriptors;
 use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
+use mapped::Maps;
 use numbers::Numbers;
 pub(crate) use ownership::Owners;
 pub use plink_flush::Flushed;
@@ -93,6 +95,7 @@ pub struct Union {
     descriptors: Descriptors,
     tree: TreeLock,
     recent: Recent,
+    maps: Maps,
     /// Data of a copy-up are not flushed before it is published, and fsync does nothing.
     volatile: bool,
     /// statfs adds up the filesystems of all layers.
@@ -169,6 +172,7 @@ impl Union {
             layers,
             tree: TreeLock::default(),
             recent: Recent::default(),
+            maps: Maps::default(),
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),
@@ -215,6 +219,8 @@ impl Union {
         for inode in self.inodes.forget(id, count) {
             if inode.dir.is_some() {
                 self.recent.drop(inode.serial);
+            } else if inode.layer() > 0 || !self.layers.has_upper {
+                self.maps.drop(inode.serial);
             }
             self.descriptors.forget(&inode);
         }

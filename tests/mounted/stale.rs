@@ -123,45 +123,45 @@ fn changes(m: &Mount) {
     after(m, "reading a lower", || drop(fs::read(at("a/f")).unwrap()));
     after(m, "open for writing", || drop(write("a/s/deep/i")));
     after(m, "a write", || {
-        write("a/s/h").write_all_at(b"T", 1).unwrap()
+        write("a/s/h").write_all_at(b"T", 1).unwrap();
     });
     after(m, "cutting", || write("a/big").set_len(10_000).unwrap());
     after(m, "chmod", || {
-        fs::set_permissions(at("a/t/j"), Permissions::from_mode(0o600)).unwrap()
+        fs::set_permissions(at("a/t/j"), Permissions::from_mode(0o600)).unwrap();
     });
     after(m, "an attribute", || {
-        xattr::set(at("a/g"), "user.k", b"v").unwrap()
+        xattr::set(at("a/g"), "user.k", b"v").unwrap();
     });
     after(m, "mkdir", || fs::create_dir(at("up/d/new")).unwrap());
     after(m, "a file", || {
-        fs::write(at("up/d/new/file"), "text").unwrap()
+        fs::write(at("up/d/new/file"), "text").unwrap();
     });
     after(m, "a symlink", || {
-        symlink("x", at("up/d/new/link")).unwrap()
+        symlink("x", at("up/d/new/link")).unwrap();
     });
     after(m, "link in the upper", || {
-        fs::hard_link(at("up/f"), at("up/d/h")).unwrap()
+        fs::hard_link(at("up/f"), at("up/d/h")).unwrap();
     });
     after(m, "unlink of one of several", || {
-        fs::remove_file(at("up/g")).unwrap()
+        fs::remove_file(at("up/g")).unwrap();
     });
     after(m, "link of a lower's", || {
-        fs::hard_link(at("p"), at("c/p")).unwrap()
+        fs::hard_link(at("p"), at("c/p")).unwrap();
     });
     after(m, "unlink of a lower's", || {
-        fs::remove_file(at("q")).unwrap()
+        fs::remove_file(at("q")).unwrap();
     });
     after(m, "rename over one of several", || {
-        fs::rename(at("up/d/new/file"), at("c/p")).unwrap()
+        fs::rename(at("up/d/new/file"), at("c/p")).unwrap();
     });
     after(m, "rename of a file", || {
-        fs::rename(at("a/g"), at("up/g")).unwrap()
+        fs::rename(at("a/g"), at("up/g")).unwrap();
     });
     after(m, "rename of a directory to another", || {
-        fs::rename(at("up/d"), at("c/d")).unwrap()
+        fs::rename(at("up/d"), at("c/d")).unwrap();
     });
     after_copying(m, "rename of a merged directory", || {
-        fs::rename(at("a"), at("c/a")).unwrap()
+        fs::rename(at("a"), at("c/a")).unwrap();
     });
     after_copying(m, "exchange", || {
         rustix::fs::renameat_with(CWD, at("c/a"), CWD, at("b/m"), RenameFlags::EXCHANGE).unwrap();
@@ -179,7 +179,7 @@ fn changes(m: &Mount) {
         rustix::fs::ioctl_setflags(&file, flags | rustix::fs::IFlags::NODUMP).unwrap();
     });
     after(m, "removal of a tree", || {
-        fs::remove_dir_all(at("b/m")).unwrap()
+        fs::remove_dir_all(at("b/m")).unwrap();
     });
 }
 
@@ -213,7 +213,7 @@ dialects! {
 fn a_flush_of_linked_files_changes_the_number_of_names() {
     let m = stack(Dialect::Aufs, "");
     after(&m, "a link", || {
-        fs::hard_link(m.p("p"), m.p("c/p")).unwrap()
+        fs::hard_link(m.p("p"), m.p("c/p")).unwrap();
     });
     after(&m, "a removal", || fs::remove_file(m.p("q")).unwrap());
     after_copying(&m, "flush", || {
