@@ -11,6 +11,7 @@ mod budgets;
 mod calls;
 mod crash;
 mod idmap;
+mod kept;
 mod mapped;
 mod metacopy;
 mod rename_dir;
