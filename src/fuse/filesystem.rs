@@ -38,9 +38,10 @@ pub(crate) struct UnionFs {
 
 impl UnionFs {
     pub fn new(union: Arc<Union>, options: &Options) -> Self {
+        let policy = Policy::new(options, &union);
         Self {
             union,
-            policy: Policy::new(options),
+            policy,
             max_write: options.max_write.unwrap_or(MAX_WRITE),
             must_check: false,
             counts: Counts::default(),
@@ -227,7 +228,7 @@ impl Filesystem for UnionFs {
         }
         let (mode, who) = (OpenMode::from_flags(flags.0), caller(req));
         let slow = (mode.write || mode.truncate) && self.union.needs_copy_up(ino.0);
-        let flags = self.policy.way.open_flags();
+        let flags = self.policy.open_flags(mode.write);
         self.maybe_slowly(slow, move |union| match union.open(ino.0, mode, who) {
             Ok(()) => reply.opened(FileHandle(0), flags),
             Err(e) => reply.error(errno(e)),
@@ -267,13 +268,18 @@ impl Filesystem for UnionFs {
     }
 
     fn flush(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        self.count(Op::Flush);
-        // Every write has reported its own error, so close has none to report; locks are the
-        // kernel's own business. It does not ask again.
-        reply.error(errno(Errno::NOSYS));
+        if !self.policy.tells_at_close {
+            self.count(Op::Flush);
+            // Every write has reported its own error, so close has none to report; locks are the
+            // kernel's own business. It does not ask again.
+            return reply.error(errno(Errno::NOSYS));
+        }
+        self.slowly(Op::Flush, move |union| {
+            reply::empty(reply, union.flush(ino.0));
+        });
     }
 
     fn release(
@@ -421,7 +427,7 @@ impl Filesystem for UnionFs {
                 let ttl = self.policy.attr_of(&entry).min(self.policy.entry);
                 let attr = self.policy.attributes(&entry.attr, entry.id);
                 let generation = Generation(entry.generation);
-                let flags = self.policy.way.open_flags();
+                let flags = self.policy.open_flags(open.write);
                 reply.created(&ttl, &attr, generation, FileHandle(0), flags);
             }
             Err(e) => reply.error(errno(e)),

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use fuser::FileAttr;
+use fuser::{FileAttr, FopenFlags};
 
 use crate::options::{Options, Shown};
 use crate::sys::cred;
-use crate::union::{Attr, Entry};
+use crate::union::{Attr, Entry, Union};
 
 use super::convert::file_attr;
 use super::io::{Choice, Way};
@@ -28,6 +28,8 @@ pub(crate) struct Policy {
     pub negative: Duration,
     /// How data travel.
     pub way: Way,
+    /// close(2) may have errors to report.
+    pub tells_at_close: bool,
     /// Attributes are neither shown nor kept.
     pub no_xattrs: bool,
     shown: Shown,
@@ -35,7 +37,7 @@ pub(crate) struct Policy {
 
 impl Policy {
     /// What `options` ask for; which way data take is told to the log.
-    pub fn new(options: &Options) -> Self {
+    pub fn new(options: &Options, union: &Union) -> Self {
         let choice = Choice::new(options, cred::is_real_root(), probe::passthrough);
         choice.tell();
         let or_forever = |time: Option<Duration>| time.unwrap_or(FOREVER).min(FOREVER);
@@ -44,9 +46,20 @@ impl Policy {
             entry: or_forever(options.cache.entry),
             negative: or_forever(options.cache.negative),
             way: choice.way,
+            tells_at_close: union.tells_at_close(),
             no_xattrs: options.no_xattrs,
             shown: options.shown,
         }
+    }
+
+    /// The flags of a file that is opened through us.
+    pub fn open_flags(&self, writes: bool) -> FopenFlags {
+        let mut flags = self.way.open_flags();
+        if !writes {
+            // It will have nothing to report. (Where nobody has, FLUSH is not sent at all.)
+            flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        flags
     }
 
     /// Attributes as fuser sends them, with `ino` in the place of the inode number.

@@ -183,6 +183,27 @@ pub(crate) fn fstat(fd: impl AsFd) -> Result<Stat> {
     rustix::fs::fstat(fd).map(|s| Stat::from_raw(&s))
 }
 
+/// True when the filesystem may tell only at close(2) what went wrong with a write: when it is on another
+/// machine, or another program's.
+pub(crate) fn tells_at_close(fd: impl AsFd) -> bool {
+    /// By their numbers in linux/magic.h and the sources of each.
+    const SUCH: [u32; 10] = [
+        0x6969,      // nfs
+        0x517b,      // smb
+        0xff53_4d42, // cifs
+        0xfe53_4d42, // smb2
+        0x6573_5546, // fuse
+        0x00c3_6400, // ceph
+        0x5346_414f, // afs
+        0x0102_1997, // 9p
+        0x7375_7245, // coda
+        0x0bd0_0bd0, // lustre
+    ];
+    // The type is wider on some machines; the numbers are not.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    rustix::fs::fstatfs(fd).is_ok_and(|s| SUCH.contains(&(s.f_type as u32)))
+}
+
 /// Figures of the filesystem that holds `fd`.
 pub(crate) fn statvfs(fd: impl AsFd) -> Result<StatVfs> {
     rustix::fs::fstatvfs(fd)

@@ -5,6 +5,7 @@ use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
 use super::copy_up::Need;
+use super::descriptors::Use;
 use super::stale::What;
 use super::types::{Attr, Caller, SetAttr, SetTime};
 
@@ -91,6 +92,24 @@ impl Union {
         }
         let new = &data[there..];
         Ok(there + self.write_open(&inode, &file, size, new, clear_for)?)
+    }
+
+    /// True when the filesystem of the upper may tell at close(2) what went wrong with a write.
+    pub fn tells_at_close(&self) -> bool {
+        let top = self.layers.layers.first();
+        !self.is_read_only() && top.is_some_and(|top| sys::stat::tells_at_close(&*top.root))
+    }
+
+    /// What close(2) would tell somebody who has written to a file.
+    ///
+    /// # Errors
+    /// Of the writes.
+    pub fn flush(&self, id: u64) -> Result<()> {
+        let inode = self.inodes.get(id)?;
+        match self.descriptors.file((inode.serial, 0, Use::Write)) {
+            Some(file) if self.in_upper(&inode) => sys::fd::close_a_copy(&*file),
+            _ => Ok(()),
+        }
     }
 
     /// Has the kernel write back what it keeps of a file, and waits for it.

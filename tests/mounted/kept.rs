@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::fs::SeekFrom as Seeking;
@@ -81,7 +82,7 @@ fn holes_beside_what_is_kept() {
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create_new(true)
         .open(m.p("f"))
         .unwrap();
     file.write_all_at(&[1; 4096], 4 * MIB as u64).unwrap();
@@ -101,8 +102,20 @@ fn holes_beside_what_is_kept() {
     assert!(fs::read(m.p("copy")).unwrap() == fs::read(m.p("f")).unwrap());
 }
 
+/// A mount that ends when it is dropped.
+struct Ends(PathBuf);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 /// A tmpfs of so many MiB.
-struct Small(tempfile::TempDir);
+struct Small {
+    _end: Ends,
+    dir: tempfile::TempDir,
+}
 
 impl Small {
     fn new(mib: usize) -> Self {
@@ -114,13 +127,8 @@ impl Small {
                 .arg(dir.path()),
         );
         assert!(mount.status.success(), "{}", mount.stderr);
-        Self(dir)
-    }
-}
-
-impl Drop for Small {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+        let _end = Ends(dir.path().to_owned());
+        Self { _end, dir }
     }
 }
 
@@ -129,13 +137,13 @@ impl Drop for Small {
 fn no_space_for_what_is_kept() {
     let small = Small::new(4);
     let m = Stack::new()
-        .upper_at(small.0.path())
+        .upper_at(small.dir.path())
         .lower(["x"])
         .mount_with("open=none");
     let mut file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create_new(true)
         .open(m.p("f"))
         .unwrap();
     let block = vec![7; MIB];
@@ -163,13 +171,13 @@ fn no_space_for_a_part_of_a_mapping() {
     for way in ["cached", "none"] {
         let small = Small::new(4);
         let m = Stack::new()
-            .upper_at(small.0.path())
+            .upper_at(small.dir.path())
             .lower(["x"])
             .mount_with(&format!("open={way}"));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .create(true)
+            .create_new(true)
             .open(m.p("f"))
             .unwrap();
         file.set_len(8 * MIB as u64).unwrap();
@@ -273,4 +281,43 @@ fn a_request_is_counted_once() {
         counter.of("Statfs", || assert!(rustix::fs::statfs(m.path()).is_ok())),
         "Statfs"
     );
+}
+
+/// Where the upper's filesystem may tell only at close what went wrong, it is asked.
+#[test]
+fn close_asks_an_upper_on_fuse() {
+    let layers = Stack::new().lower(["f=text"]).build();
+    let at = |name: &str| {
+        let path = layers.scratch().join(name);
+        fs::create_dir(&path).unwrap();
+        path
+    };
+    let (below, upper, work, mnt) = (at("below"), at("changes"), at("changes.work"), at("fuse"));
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        below.display(),
+        upper.display(),
+        work.display()
+    );
+    let mounted = finish(
+        Command::new("fuse-overlayfs")
+            .arg("-o")
+            .arg(options)
+            .arg(&mnt),
+    );
+    assert!(mounted.status.success(), "{}", mounted.stderr);
+    let _end = Ends(mnt.clone());
+    let m = Stack::new()
+        .upper_at(&mnt)
+        .lower(["f=text"])
+        .mount_with("open=cached");
+    let counter = Counter::new(&m);
+    fs::read(m.p("f")).unwrap();
+    let read = || drop(File::open(m.p("f")).unwrap());
+    assert_eq!(counter.of("Open Release", read), "Open Release");
+    // New, as this filesystem would not have the temporaries of a copy-up.
+    let mut file = File::create_new(m.p("new")).unwrap();
+    file.write_all(b"text").unwrap();
+    assert_eq!(counter.of("Release Flush", || drop(file)), "Release Flush");
+    drop(counter);
 }
