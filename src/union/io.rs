@@ -31,10 +31,7 @@ impl Union {
         } else {
             Need::All
         };
-        if !self.in_upper(&inode) {
-            self.ensure_upper(&inode, need)?;
-            self.stale.tell(id, What::Attributes);
-        }
+        self.ensure_upper(&inode, need)?;
         if mode.truncate {
             // After a copy-up of nothing too: truncating sets the times and clears set-id bits.
             return self.truncate(&inode, 0, caller);

@@ -14,6 +14,7 @@ use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 use crate::process::finish;
 use crate::requests::Counter;
 use crate::support::{Mount, Stack};
+use crate::user::{DeviceMode, Place};
 
 const MIB: usize = 1 << 20;
 
@@ -320,4 +321,33 @@ fn close_asks_an_upper_on_fuse() {
     file.write_all(b"text").unwrap();
     assert_eq!(counter.of("Release Flush", || drop(file)), "Release Flush");
     drop(counter);
+}
+
+/// What the kernel writes back by itself it sends in the name of root, whoever mounted.
+#[test]
+fn times_are_stored_for_an_ordinary_user() {
+    let _device = DeviceMode::set(0o666);
+    let place = Place::new();
+    let text = format!(
+        "upper={}\n\
+         $unionfs -o \"$options,open=none\" \"$mnt\"\n\
+         exec 3<>\"$mnt/f\"\n\
+         echo more >&3\n\
+         sleep 0.2\n\
+         sync -f \"$mnt/f\"\n\
+         shown=$(stat -c %.9Y \"$mnt/f\") stored=$(stat -c %.9Y \"$upper/f\")\n\
+         exec 3>&-\n\
+         $unionfs umount \"$mnt\"\n\
+         echo \"$shown $stored\"\n\
+         test \"$shown\" = \"$stored\"",
+        place.layers.upper_path().display()
+    );
+    let outcome = place.script(&[], &text);
+    place.check();
+    assert!(
+        outcome.status.success(),
+        "{}{}",
+        outcome.stdout,
+        outcome.stderr
+    );
 }

@@ -55,7 +55,7 @@ fn after(m: &Mount, what: &str, change: impl FnOnce()) {
     compare(m, what, false, change);
 }
 
-/// The same of a change for which the daemon copies on its own account. That leaves no trace in what
+/// The same of what has the daemon copy without a change that a user asked for. That leaves no trace in what
 /// the kernel knows, but in a time of change and in blocks, which are those of the copy once it asks.
 #[track_caller]
 fn after_copying(m: &Mount, what: &str, change: impl FnOnce()) {
@@ -121,7 +121,7 @@ fn changes(m: &Mount) {
     let write = |name: &str| fs::OpenOptions::new().write(true).open(at(name)).unwrap();
     after(m, "reading", || drop(fs::read(at("up/f")).unwrap()));
     after(m, "reading a lower", || drop(fs::read(at("a/f")).unwrap()));
-    after(m, "open for writing", || drop(write("a/s/deep/i")));
+    after_copying(m, "open for writing", || drop(write("a/s/deep/i")));
     after(m, "a write", || {
         write("a/s/h").write_all_at(b"T", 1).unwrap();
     });
