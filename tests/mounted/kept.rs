@@ -169,6 +169,8 @@ fn no_space_for_what_is_kept() {
 /// a short write for a whole one.
 #[test]
 fn no_space_for_a_part_of_a_mapping() {
+    // Requests have 1 MiB; one of them is short, and none comes after it that has no space at all.
+    const LEN: usize = 3 * MIB + MIB / 2;
     for way in ["cached", "none"] {
         let small = Small::new(4);
         let m = Stack::new()
@@ -181,25 +183,19 @@ fn no_space_for_a_part_of_a_mapping() {
             .create_new(true)
             .open(m.p("f"))
             .unwrap();
-        file.set_len(8 * MIB as u64).unwrap();
+        fs::write(m.up("filler"), vec![1; MIB / 4 * 3]).unwrap();
+        file.set_len(LEN as u64).unwrap();
         // SAFETY: a new mapping of a file that lives longer.
         let start = unsafe {
             let flags = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                8 * MIB,
-                flags.0,
-                flags.1,
-                file.as_fd(),
-                0,
-            )
+            rustix::mm::mmap(std::ptr::null_mut(), LEN, flags.0, flags.1, file.as_fd(), 0)
         };
         let start = start.unwrap().cast::<u8>();
         // SAFETY: the mapping has so many bytes, and is taken away after its last use.
         let synced = unsafe {
-            start.write_bytes(7, 8 * MIB);
-            let synced = rustix::mm::msync(start.cast(), 8 * MIB, MsyncFlags::SYNC);
-            rustix::mm::munmap(start.cast(), 8 * MIB).unwrap();
+            start.write_bytes(7, LEN);
+            let synced = rustix::mm::msync(start.cast(), LEN, MsyncFlags::SYNC);
+            rustix::mm::munmap(start.cast(), LEN).unwrap();
             synced
         };
         let synced = synced.and_then(|()| rustix::fs::fsync(&file));
@@ -329,17 +325,19 @@ fn times_are_stored_for_an_ordinary_user() {
     let _device = DeviceMode::set(0o666);
     let place = Place::new();
     let text = format!(
-        "upper={}\n\
-         $unionfs -o \"$options,open=none\" \"$mnt\"\n\
-         exec 3<>\"$mnt/f\"\n\
-         echo more >&3\n\
-         sleep 0.2\n\
-         sync -f \"$mnt/f\"\n\
-         shown=$(stat -c %.9Y \"$mnt/f\") stored=$(stat -c %.9Y \"$upper/f\")\n\
-         exec 3>&-\n\
+        "$unionfs -o \"$options,open=none\" \"$mnt\"\n\
+         code=0; python3 -c '\n\
+         import ctypes, os, sys, time\n\
+         shown, stored = sys.argv[1:]\n\
+         file = os.open(shown, os.O_RDWR)\n\
+         os.write(file, b\"more\")\n\
+         time.sleep(0.2)\n\
+         if ctypes.CDLL(None).syncfs(file) != 0: sys.exit(\"syncfs\")\n\
+         times = [os.stat(path).st_mtime_ns for path in (shown, stored)]\n\
+         if times[0] != times[1]: sys.exit(str(times))\n\
+         ' \"$mnt/f\" {}/f || code=$?\n\
          $unionfs umount \"$mnt\"\n\
-         echo \"$shown $stored\"\n\
-         test \"$shown\" = \"$stored\"",
+         exit $code",
         place.layers.upper_path().display()
     );
     let outcome = place.script(&[], &text);
