@@ -17,7 +17,11 @@ impl UnionFs {
         // What counts must not be counted.
         let counts = id == ROOT && command == ioctl::REQUESTS;
         if !counts && !self.on(Op::Ioctl).is_control(id, command) {
-            return match self.union.ioctl(id, command, input, out_size as usize) {
+            let result = self.union.ioctl(id, command, input, out_size as usize);
+            if let Some(table) = &self.passthrough {
+                table.flags_changed(&self.union, id);
+            }
+            return match result {
                 Ok(data) => reply.ioctl(0, &data),
                 Err(e) => reply.error(errno(e)),
             };

@@ -16,11 +16,12 @@ use fuser::{
 use crate::options::Options;
 use crate::stats::{Counts, Op};
 use crate::sys::Errno;
-use crate::union::{Make, OpenMode, SetAttr, Union};
+use crate::union::{Make, SetAttr, Union};
 
 use super::convert::{self, caller, errno};
 use super::data;
 use super::init::MAX_WRITE;
+use super::passthrough::Passthrough;
 use super::policy::{NEVER, Policy};
 use super::reply;
 
@@ -29,6 +30,8 @@ use super::reply;
 pub(crate) struct UnionFs {
     pub(super) union: Arc<Union>,
     pub(super) policy: Policy,
+    /// Files that the kernel reads and writes by itself, if it does.
+    pub(super) passthrough: Option<Arc<Passthrough>>,
     /// Largest write request in bytes.
     max_write: u32,
     /// The session fails if the kernel might not check permissions.
@@ -40,6 +43,7 @@ impl UnionFs {
     pub fn new(union: Arc<Union>, options: &Options) -> Self {
         let policy = Policy::new(options, &union);
         Self {
+            passthrough: Passthrough::of(policy.way, &union),
             union,
             policy,
             max_write: options.max_write.unwrap_or(MAX_WRITE),
@@ -79,7 +83,7 @@ impl UnionFs {
     }
 
     /// The same, here or there as the case is.
-    fn maybe_slowly(&self, slow: bool, work: impl FnOnce(&Union) + Send + 'static) {
+    pub(super) fn maybe_slowly(&self, slow: bool, work: impl FnOnce(&Union) + Send + 'static) {
         if slow {
             self.aside(work);
         } else {
@@ -108,6 +112,9 @@ impl Filesystem for UnionFs {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        if let Some(table) = &self.passthrough {
+            table.forget(ino.0);
+        }
         self.on(Op::Forget).forget_by_kernel(ino.0, nlookup);
     }
 
@@ -131,6 +138,9 @@ impl Filesystem for UnionFs {
             atime,
             mtime,
         };
+        if let (Some(table), Some(mode)) = (&self.passthrough, mode) {
+            table.mode_changes(&self.union, ino.0, mode);
+        }
         let who = caller(req);
         let policy = self.policy;
         self.maybe_slowly(self.on(Op::Setattr).needs_copy_up(ino.0), move |union| {
@@ -226,13 +236,7 @@ impl Filesystem for UnionFs {
         if !self.policy.way.has_opens() {
             return reply.error(errno(Errno::NOSYS));
         }
-        let (mode, who) = (OpenMode::from_flags(flags.0), caller(req));
-        let slow = (mode.write || mode.truncate) && self.union.needs_copy_up(ino.0);
-        let flags = self.policy.open_flags(mode.write);
-        self.maybe_slowly(slow, move |union| match union.open(ino.0, mode, who) {
-            Ok(()) => reply.opened(FileHandle(0), flags),
-            Err(e) => reply.error(errno(e)),
-        });
+        self.open_file(req, ino.0, flags.0, reply);
     }
 
     fn read(
@@ -283,10 +287,13 @@ impl Filesystem for UnionFs {
     }
 
     fn release(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags,
+        &self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags,
         _lock_owner: Option<LockOwner>, _flush: bool, reply: ReplyEmpty,
     ) {
         self.count(Op::Release);
+        if let Some(table) = &self.passthrough {
+            table.release(&self.union, ino.0, fh);
+        }
         reply.ok();
     }
 
@@ -416,22 +423,8 @@ impl Filesystem for UnionFs {
         &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32,
         reply: ReplyCreate,
     ) {
-        let open = OpenMode::from_flags(flags);
-        let exclusive = flags & libc::O_EXCL != 0;
-        let name = name.as_bytes();
-        match self
-            .on(Op::Create)
-            .create(parent.0, name, mode, exclusive, open, caller(req), umask)
-        {
-            Ok(entry) => {
-                let ttl = self.policy.attr_of(&entry).min(self.policy.entry);
-                let attr = self.policy.attributes(&entry.attr, entry.id);
-                let generation = Generation(entry.generation);
-                let flags = self.policy.open_flags(open.write);
-                reply.created(&ttl, &attr, generation, FileHandle(0), flags);
-            }
-            Err(e) => reply.error(errno(e)),
-        }
+        self.count(Op::Create);
+        self.create_file(req, parent.0, name, (mode, umask), flags, reply);
     }
 
     fn ioctl(
@@ -453,7 +446,7 @@ impl Filesystem for UnionFs {
 
     #[allow(clippy::cast_possible_wrap)]
     fn lseek(
-        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32,
+        &self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32,
         reply: ReplyLseek,
     ) {
         self.count(Op::Lseek);
@@ -467,12 +460,13 @@ impl Filesystem for UnionFs {
             return reply.error(errno(Errno::NXIO));
         };
         let keeps_writes = self.policy.way.keeps_writes();
+        let old = self.old_file(ino.0, fh);
         self.maybe_slowly(keeps_writes, move |union| {
             if keeps_writes {
                 // The kernel asks without sending what it keeps; that would be taken for a hole.
                 union.write_back(ino.0);
             }
-            match union.seek_data(ino.0, offset, hole) {
+            match union.seek_data(ino.0, old.as_deref(), offset, hole) {
                 Ok(position) => reply.offset(position as i64),
                 Err(e) => reply.error(errno(e)),
             }
@@ -480,14 +474,16 @@ impl Filesystem for UnionFs {
     }
 
     fn copy_file_range(
-        &self, req: &Request, ino_in: INodeNo, _fh_in: FileHandle, offset_in: u64,
-        ino_out: INodeNo, _fh_out: FileHandle, offset_out: u64, len: u64,
-        _flags: CopyFileRangeFlags, reply: ReplyWrite,
+        &self, req: &Request, ino_in: INodeNo, fh_in: FileHandle, offset_in: u64, ino_out: INodeNo,
+        _fh_out: FileHandle, offset_out: u64, len: u64, _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
     ) {
         let who = caller(req);
+        let old = self.old_file(ino_in.0, fh_in);
         self.slowly(Op::CopyFileRange, move |union| {
             let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
-            reply::written(reply, union.copy_range(from, to, len, who));
+            let copied = union.copy_range(from, old.as_deref(), to, len, who);
+            reply::written(reply, copied);
         });
     }
 }

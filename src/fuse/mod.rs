@@ -8,6 +8,8 @@ mod flags;
 mod init;
 mod io;
 mod listing;
+mod opening;
+mod passthrough;
 mod policy;
 mod probe;
 mod reply;

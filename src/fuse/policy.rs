@@ -6,7 +6,7 @@ use fuser::{FileAttr, FopenFlags};
 
 use crate::options::{Options, Shown};
 use crate::sys::cred;
-use crate::union::{Attr, Entry, Union};
+use crate::union::{Attr, Entry, Keep, Union};
 
 use super::convert::file_attr;
 use super::io::{Choice, Way};
@@ -14,6 +14,8 @@ use super::probe;
 
 /// Without end: caches of the kernel are kept until something that we do makes them wrong.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// For what may change without anybody knowing, as seldom as it does.
+const SHORT: Duration = Duration::from_secs(1);
 /// Not to be cached.
 pub(crate) const NEVER: Duration = Duration::ZERO;
 
@@ -38,7 +40,7 @@ pub(crate) struct Policy {
 impl Policy {
     /// What `options` ask for; which way data take is told to the log.
     pub fn new(options: &Options, union: &Union) -> Self {
-        let choice = Choice::new(options, cred::is_real_root(), probe::passthrough);
+        let choice = Choice::new(options, cred::is_real_root(), || probe::passthrough(union));
         choice.tell();
         let or_forever = |time: Option<Duration>| time.unwrap_or(FOREVER).min(FOREVER);
         Self {
@@ -84,9 +86,18 @@ impl Policy {
     /// differing inode number is given by the GETATTR that follows.
     pub fn attr_of(&self, entry: &Entry) -> Duration {
         if entry.id == entry.attr.ino {
-            self.attr
+            self.attr_for(&entry.attr)
         } else {
             NEVER
+        }
+    }
+
+    /// How long attributes hold.
+    pub fn attr_for(&self, attr: &Attr) -> Duration {
+        match attr.keep {
+            Keep::Long => self.attr,
+            Keep::Short => self.attr.min(SHORT),
+            Keep::Not => NEVER,
         }
     }
 }

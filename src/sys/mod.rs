@@ -17,6 +17,7 @@ pub(crate) mod ioctl;
 pub(crate) mod map;
 pub(crate) mod mount;
 pub(crate) mod stat;
+pub(crate) mod throwaway;
 pub(crate) mod xattr;
 
 /// An errno as the kernel returned it.

@@ -325,7 +325,9 @@ impl Union {
     }
 
     /// Opens the inode's file in `layer` anew.
-    fn open_file(&self, inode: &Arc<Inode>, layer: LayerIndex, write: bool) -> Result<OwnedFd> {
+    pub(super) fn open_file(
+        &self, inode: &Arc<Inode>, layer: LayerIndex, write: bool,
+    ) -> Result<OwnedFd> {
         // Never waits, whatever another process may have put in the file's place.
         let fd = self.with_real(inode, |real| self.open_real(real, layer, write))?;
         let stat = sys::stat::fstat(&fd)?;

@@ -44,7 +44,7 @@ impl Union {
         Ok(())
     }
 
-    fn regular(&self, inode: &Inode) -> Result<()> {
+    pub(super) fn regular(&self, inode: &Inode) -> Result<()> {
         match inode.kind {
             FileKind::Regular => Ok(()),
             FileKind::Directory => Err(Errno::ISDIR),
@@ -134,34 +134,45 @@ impl Union {
         Ok(())
     }
 
-    /// The next data, or with `hole` the next hole, at or after `offset`.
+    /// The next data, or with `hole` the next hole, at or after `offset`; of the file `old` if the
+    /// caller reads that.
     ///
     /// # Errors
     /// ENXIO past the end.
-    pub fn seek_data(&self, id: u64, offset: u64, hole: bool) -> Result<u64> {
+    pub fn seek_data(
+        &self, id: u64, old: Option<&OwnedFd>, offset: u64, hole: bool,
+    ) -> Result<u64> {
+        if let Some(old) = old {
+            return sys::file::seek_data(old, offset, hole);
+        }
         let inode = self.inodes.get(id)?;
         let file = self.file(&inode, false)?;
         sys::file::seek_data(&*file, offset, hole)
     }
 
-    /// copy_file_range(2): on one backing filesystem a reflink, or a copy in the kernel.
+    /// copy_file_range(2): on one backing filesystem a reflink, or a copy in the kernel. From the
+    /// file `old` if the caller reads that.
     ///
     /// # Errors
     /// What the call on the layers gives.
     pub fn copy_range(
-        &self, from: (u64, u64), to: (u64, u64), len: u64, caller: Caller,
+        &self, from: (u64, u64), old: Option<&OwnedFd>, to: (u64, u64), len: u64, caller: Caller,
     ) -> Result<usize> {
         let source = self.inodes.get(from.0)?;
         let dst = self.inodes.get(to.0)?;
         self.regular(&source)?;
         self.regular(&dst)?;
         self.ensure_upper(&dst, Need::All)?;
-        let src = self.file(&source, false)?;
+        let own = match old {
+            Some(_) => None,
+            None => Some(self.file(&source, false)?),
+        };
+        let src = old.or(own.as_deref()).ok_or(Errno::IO)?;
         let file = self.file(&dst, true)?;
         let len = usize::try_from(len)
             .unwrap_or(usize::MAX)
             .min(i32::MAX as usize);
-        let copied = sys::file::copy_range(&*src, from.1, &*file, to.1, len)?;
+        let copied = sys::file::copy_range(src, from.1, &*file, to.1, len)?;
         if self.in_upper(&source) {
             // It was read, without the kernel's knowledge.
             self.stale.tell(from.0, What::Attributes);

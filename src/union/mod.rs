@@ -23,6 +23,7 @@
 
 mod access;
 mod attr;
+mod backing;
 mod complete;
 mod control;
 mod copy_up;
@@ -40,6 +41,7 @@ mod mapped;
 mod mapped_values;
 mod metacopy;
 mod nlink;
+mod nodes;
 mod numbers;
 mod ownership;
 mod plink;
@@ -66,10 +68,13 @@ use crate::layer::{LayerStack, Upper};
 use crate::options::RenameDir;
 pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
 
+use backing::DataMoved;
+pub use backing::{Backing, Source};
 use descriptors::Descriptors;
 use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
 use mapped::Maps;
+use nodes::Nodes;
 use numbers::Numbers;
 pub(crate) use ownership::Owners;
 pub use plink_flush::Flushed;
@@ -78,7 +83,7 @@ use rank::TreeLock;
 use recent::Recent;
 use stale::Stale;
 pub(crate) use stale::What;
-pub use types::{Attr, Caller, DirEntry, Entry, Make, OpenMode, SetAttr, SetTime, StatFs};
+pub use types::{Attr, Caller, DirEntry, Entry, Keep, Make, OpenMode, SetAttr, SetTime, StatFs};
 
 /// Node id of the union's root directory.
 pub const ROOT: u64 = ROOT_ID;
@@ -101,6 +106,8 @@ pub struct Union {
     /// statfs adds up the filesystems of all layers.
     sum_statfs: bool,
     stale: Stale,
+    nodes: Nodes,
+    data_moved: DataMoved,
     owners: Owners,
     plinks: Plinks,
     /// How often a directory has moved.
@@ -176,6 +183,8 @@ impl Union {
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),
+            nodes: Nodes::default(),
+            data_moved: DataMoved::default(),
             owners: settings.owners,
             elsewhere: settings.elsewhere,
             plinks,
@@ -223,6 +232,7 @@ impl Union {
                 self.maps.drop(inode.serial);
             }
             self.descriptors.forget(&inode);
+            self.forget_node(&inode);
         }
     }
 

@@ -173,3 +173,11 @@ pub fn way() -> Option<String> {
 pub fn opens_unseen() -> bool {
     way().as_deref() == Some("none")
 }
+
+/// An option with which descriptors that were opened before a copy-up follow to the upper.
+pub fn following() -> &'static str {
+    match way().as_deref() {
+        None | Some("passthrough") => "open=cached",
+        Some(_) => "",
+    }
+}

@@ -84,7 +84,7 @@ dialects! {
         for mode in MODES {
             let m = Stack::of(dialect)
                 .lower(["d/f=lower", "d/s/g=lower", "d/gone=still", "d/old/x", "k"])
-                .mount_with(mode);
+                .mount_with([mode, following()].join(",").trim_matches(','));
             let mut read = fs::File::open(m.p("d/f")).unwrap();
             let dir = fs::File::open(m.p("d/s")).unwrap();
             let mut gone = fs::File::open(m.p("d/gone")).unwrap();
