@@ -40,6 +40,8 @@ mod ownership;
 mod ownership_map;
 mod ownership_others;
 mod ownership_records;
+mod passthrough;
+mod passthrough_nodes;
 mod plinks;
 mod plinks_crash;
 mod plinks_rootless;

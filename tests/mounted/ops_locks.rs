@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, flock};
 use rustix::io::Errno;
 
-use crate::process::wait_for;
+use crate::process::{following, wait_for};
 use crate::support::{Mount, Stack};
 
 /// Opens the file in a new process, tries a lock there and gives the error number, or 0.
@@ -59,7 +59,10 @@ fn record_exclusive(fd: &OwnedFd) -> rustix::io::Result<()> {
 
 #[test]
 fn flock_between_processes() {
-    let m = Stack::new().upper(["u"]).lower(["l"]).mount_with(following());
+    let m = Stack::new()
+        .upper(["u"])
+        .lower(["l"])
+        .mount_with(following());
     for name in ["u", "l"] {
         let fd = m.open(name, OFlags::RDONLY).unwrap();
         flock(&fd, FlockOperation::LockShared).unwrap();

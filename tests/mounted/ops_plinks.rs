@@ -11,7 +11,7 @@ use crate::calls::contents;
 use crate::dialects;
 use crate::fails;
 use crate::plinks::{append, entries, list};
-use crate::process::{finish, run, unionfs};
+use crate::process::{finish, following, run, unionfs};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 

@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::dialects;
 use crate::fails;
-use crate::process::wait_for;
+use crate::process::{following, wait_for};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 
@@ -84,7 +84,7 @@ dialects! {
         for mode in MODES {
             let m = Stack::of(dialect)
                 .lower(["d/f=lower", "d/s/g=lower", "d/gone=still", "d/old/x", "k"])
-                .mount_with([mode, following()].join(",").trim_matches(','));
+                .mount_with([mode, following()].join(",").trim_end_matches(','));
             let mut read = fs::File::open(m.p("d/f")).unwrap();
             let dir = fs::File::open(m.p("d/s")).unwrap();
             let mut gone = fs::File::open(m.p("d/gone")).unwrap();
