@@ -13,7 +13,7 @@ impl UnionSide {
     /// What the union shows of a node.
     pub fn look(&self, id: u64) -> Result<Seen> {
         let union = self.union();
-        let Attr { ino, stat } = union.getattr(id)?;
+        let Attr { ino, stat, .. } = union.getattr(id)?;
         let kind = kind_of(stat.kind());
         let is_dir = kind == FileType::Directory;
         let mut content = Vec::new();
