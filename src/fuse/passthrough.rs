@@ -410,7 +410,7 @@ impl Passthrough {
     /// The flags of a file were changed, which say who may open it.
     pub fn flags_changed(&self, union: &Union, id: u64) {
         self.change_all(union, id, |node| {
-            (node.appends, node.writes) = (false, false)
+            (node.appends, node.writes) = (false, false);
         });
     }
 

@@ -166,8 +166,9 @@ pub(crate) fn has_handle(fd: impl AsFd) -> bool {
 
 /// True for an object on a filesystem that is itself made of others, as far as it is known to be.
 pub(crate) fn is_stacked(fd: impl AsFd) -> bool {
-    const STACKED: [i64; 2] = [libc::OVERLAYFS_SUPER_MAGIC, libc::ECRYPTFS_SUPER_MAGIC];
-    rustix::fs::fstatfs(fd).is_ok_and(|s| STACKED.contains(&i64::from(s.f_type)))
+    rustix::fs::fstatfs(fd).is_ok_and(|s| {
+        s.f_type == libc::OVERLAYFS_SUPER_MAGIC || s.f_type == libc::ECRYPTFS_SUPER_MAGIC
+    })
 }
 
 /// Time of birth of `name` in `dir` in nanoseconds since 1970, where the filesystem keeps it.

@@ -8,6 +8,7 @@
 )]
 
 mod budgets;
+mod budgets_passthrough;
 mod calls;
 mod crash;
 mod idmap;
