@@ -105,5 +105,6 @@ fn open_made(
     if entry.attr.stat.mode & libc::S_IFMT != libc::S_IFREG {
         return Err(Errno::STALE);
     }
-    table.open_ready(union, opening, |file| reply.open_backing(file))
+    let guarded = union.must_see_writes_of(&entry.attr);
+    table.open_ready(union, opening, guarded, |file| reply.open_backing(file))
 }

@@ -153,18 +153,24 @@ impl Passthrough {
         if opening.writes() && !self.may_write(union, opening)? {
             union.open(opening.id, opening.mode, caller)?;
         }
-        self.open_ready(union, opening, register)
+        let known = self.nodes.get(&opening.id).and_then(|node| node.guarded);
+        let guarded = match known {
+            Some(guarded) => guarded,
+            None if opening.mode.write => union.must_see_writes(opening.id)?,
+            None => false,
+        };
+        self.open_ready(union, opening, guarded, register)
     }
 
-    /// The same for a file that is ready to be opened so, as one that was just made.
+    /// The same for a file that is ready to be opened so, as one that was just made. Writes have to
+    /// come as requests if it is `guarded`.
     pub fn open_ready(
-        &self, union: &Union, opening: Opening,
+        &self, union: &Union, opening: Opening, guarded: bool,
         register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
     ) -> Result<Opened> {
         if opening.direct {
             union.check_direct(&union.backing(opening.id)?)?;
         }
-        let guarded = self.guarded(union, opening)?;
         let opened = loop {
             match self.join(union, opening, guarded)? {
                 Joined::Yes(opened) => break opened,
@@ -194,18 +200,6 @@ impl Passthrough {
         Ok(known && node.source == source && union.is_written(source))
     }
 
-    /// True when writes have to come as requests.
-    fn guarded(&self, union: &Union, opening: Opening) -> Result<bool> {
-        if !opening.mode.write {
-            return Ok(false);
-        }
-        let known = self.nodes.get(&opening.id).and_then(|node| node.guarded);
-        match known {
-            Some(guarded) => Ok(guarded),
-            None => union.must_see_writes(opening.id),
-        }
-    }
-
     /// Counts an open of a node that has its file already.
     fn join(&self, union: &Union, opening: Opening, guarded: bool) -> Result<Joined> {
         let Some(mut node) = self.nodes.get_mut(&opening.id) else {
@@ -228,7 +222,7 @@ impl Passthrough {
         }
         let mut handle = COUNTED;
         if node.backing.is_some() {
-            if guarded {
+            if guarded && opening.mode.write {
                 flags |= FopenFlags::FOPEN_DIRECT_IO;
             }
             if opening.maps {

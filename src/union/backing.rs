@@ -12,6 +12,7 @@ use crate::sys::{self, Errno, Result};
 use super::Union;
 use super::descriptors::Use;
 use super::inode::Inode;
+use super::types::Attr;
 
 /// Which layer's file has the data of a node. It changes when the data come to the upper, and then
 /// never again.
@@ -122,8 +123,12 @@ impl Union {
         if self.owners.keeps_records() {
             return Ok(true);
         }
-        let mode = self.getattr(id)?.stat.mode;
-        Ok(mode & (libc::S_ISUID | libc::S_ISGID) != 0)
+        Ok(self.must_see_writes_of(&self.getattr(id)?))
+    }
+
+    /// The same where the attributes are known.
+    pub fn must_see_writes_of(&self, attr: &Attr) -> bool {
+        self.owners.keeps_records() || attr.stat.mode & (libc::S_ISUID | libc::S_ISGID) != 0
     }
 
     /// Fails where the real file cannot be opened with O_DIRECT.

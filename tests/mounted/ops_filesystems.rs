@@ -12,7 +12,7 @@ use crate::spec::{self, Dialect};
 use crate::support::{Layers, Mount, Stack};
 
 /// Something mounted on a layer's directory, for as long as this lives.
-pub struct Covered(PathBuf);
+pub struct Covered(pub PathBuf);
 
 impl Covered {
     fn tmpfs(path: &Path) -> Self {

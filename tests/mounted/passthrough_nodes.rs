@@ -396,3 +396,30 @@ fn overlayfs_on_top() {
     rustix::mount::unmount(&over, UnmountFlags::empty()).unwrap();
     assert_eq!(m.stat("l").map(|s| s.st_nlink), Ok::<_, Errno>(1));
 }
+
+/// A lower of which no read-only clone can be made is never given to the kernel, which would open its
+/// files anew as their users ask.
+#[test]
+fn a_lower_without_a_clone() {
+    let layers = Stack::new().lower([""; 0]).lower(["plain=1"]).build();
+    let lower = layers.lowers[0].clone();
+    let flags = MountFlags::empty();
+    rustix::mount::mount("none", &lower, "tmpfs", flags, Some(c"mode=755")).unwrap();
+    let covered = Covered(lower.clone());
+    let alone = rustix::mount::MountPropagationFlags::UNBINDABLE;
+    rustix::mount::mount_change(&lower, alone).unwrap();
+    fs::write(lower.join("f"), OLD).unwrap();
+    let m = layers.mount_with(OPEN);
+    m.assert_file("plain", "1");
+    assert_eq!(count(&m, &[Op::Read]), 0);
+    m.assert_file("f", OLD);
+    assert!(count(&m, &[Op::Read]) > 0);
+    let old = m.open("f", OFlags::RDONLY).unwrap();
+    write(&m, "f", OFlags::RDWR, "LOWER");
+    assert_eq!(contents(&old), b"LOWER data");
+    m.assert_file("f", "LOWER data");
+    assert_eq!(fs::read_to_string(lower.join("f")).unwrap(), OLD);
+    drop(old);
+    drop(m);
+    drop(covered);
+}
