@@ -211,11 +211,15 @@ impl Passthrough {
             return Err(Errno::IO);
         }
         let mut flags = FopenFlags::empty();
+        if !opening.mode.write {
+            // It has nothing to report at close.
+            flags = FopenFlags::FOPEN_NOFLUSH;
+        }
         match (node.source == source, node.opens, &node.backing) {
             (true, ..) => {}
             (false, 0, _) => return Ok(Joined::Unknown),
             // The kernel would not try another node; so reads come to us.
-            (false, _, Some(_)) if opening.by_kernel => flags = FopenFlags::FOPEN_DIRECT_IO,
+            (false, _, Some(_)) if opening.by_kernel => flags |= FopenFlags::FOPEN_DIRECT_IO,
             (false, _, Some(_)) => return Ok(Joined::Moved),
             // Through us, all that is open follows.
             (false, _, None) => node.source = source,
