@@ -117,7 +117,7 @@ fn check() -> Vec<String> {
     c.sends("write, first", "Open Release Getxattr", |d| {
         write(&d.join("g"), plain);
     });
-    c.sends("append", "Getattr Open Release Getxattr", |d| {
+    c.sends("append", "Open Release", |d| {
         write(&d.join("g"), plain | OFlags::APPEND);
     });
     c.know("t");
