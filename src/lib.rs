@@ -29,5 +29,6 @@ mod layer;
 pub mod mount;
 pub mod options;
 pub mod plink;
+pub mod stats;
 mod sys;
 pub mod union;

@@ -56,6 +56,20 @@ pub enum RenameDir {
     Exdev,
 }
 
+/// How data travel between the kernel and the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DataPath {
+    /// What is best and can be had.
+    #[default]
+    Auto,
+    /// The kernel reads and writes the layers' files itself.
+    Passthrough,
+    /// The kernel opens files without asking.
+    NoOpen,
+    /// The kernel asks for each open.
+    Cached,
+}
+
 /// The flags of the mount itself, which the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(clippy::struct_excessive_bools)]
@@ -188,6 +202,10 @@ pub struct Options {
     pub cache: CacheTimes,
     /// Reads and writes go past the page cache.
     pub direct_io: bool,
+    /// How data travel.
+    pub open: DataPath,
+    /// Where the kernel opens files without asking, it tells of each write at once.
+    pub write_through: bool,
     /// Largest read request, in bytes; `None`: the kernel's choice.
     pub max_read: Option<u32>,
     /// Largest write request, in bytes; `None`: 1 MiB.

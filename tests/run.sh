@@ -43,15 +43,27 @@ else
     count "release build" 0 1 $((SECONDS - started))
 fi
 
-echo "== cargo test"
-started=$SECONDS
-status=0
-cargo test --workspace --locked --no-fail-fast </dev/null 2>&1 | tee "$log" || status=$?
-read -r ok bad ignored < <(awk '/^test result: / { ok += $4; bad += $6; ignored += $8 }
-    END { print ok + 0, bad + 0, ignored + 0 }' "$log")
-# It did not compile, or a test took its process down: no result line, but a failure.
-if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] || [ "$ok" -eq 0 ]; then bad=$((bad + 1)); fi
-count "cargo test ($ignored ignored)" "$ok" "$bad" $((SECONDS - started))
+# cargo_tests NAME ARGUMENTS...
+cargo_tests() {
+    local name=$1 started=$SECONDS status=0 ok bad ignored
+    shift
+    echo "== $name"
+    cargo test --locked --no-fail-fast "$@" </dev/null 2>&1 | tee "$log" || status=$?
+    read -r ok bad ignored < <(awk '/^test result: / { ok += $4; bad += $6; ignored += $8 }
+        END { print ok + 0, bad + 0, ignored + 0 }' "$log")
+    # It did not compile, or a test took its process down: no result line, but a failure.
+    if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ] || [ "$ok" -eq 0 ]; then bad=$((bad + 1)); fi
+    count "$name ($ignored ignored)" "$ok" "$bad" $((SECONDS - started))
+}
+cargo_tests "cargo test" --workspace
+# What touches data, in each way of data. What chooses its own is in the first run.
+for way in none cached; do
+    export UNIONFS_TEST_OPEN=$way
+    cargo_tests "mounted, open=$way" --test mounted -- \
+        --skip ways_ --skip budgets:: --skip mapped:: --skip stale:: --skip ops_options::
+    cargo_tests "random, open=$way" --test core mounted
+done
+unset UNIONFS_TEST_OPEN
 
 # suite NAME COMMAND...: its last line says how many steps passed and failed.
 suite() {
@@ -65,6 +77,10 @@ suite() {
 suite "pjdfstest" tests/suites/pjdfstest.sh unionfs
 suite "pjdfstest, whiteout=overlay" env UNIONFS_OPTIONS=whiteout=overlay tests/suites/pjdfstest.sh unionfs
 suite "fsx" tests/suites/fsx.sh unionfs
+for way in none cached; do
+    suite "pjdfstest, open=$way" env UNIONFS_OPTIONS=open=$way tests/suites/pjdfstest.sh unionfs
+    suite "fsx, open=$way" env UNIONFS_OPTIONS=open=$way tests/suites/fsx.sh unionfs
+done
 suite "Debian root" tests/suites/debian-root.sh unionfs
 suite "fuzzing" tests/suites/fuzz.sh
 suite "podman and buildah, rootful" tests/containers/podman.sh rootful

@@ -42,14 +42,16 @@ function __unionfs_options
             printf '%s\n' $upto{copy,redirect,exdev}
         case 'fsync=*' 'sync=*'
             printf '%s\n' $upto{0,1,auto,strict,volatile}
+        case 'open=*'
+            printf '%s\n' $upto{auto,passthrough,none,cached}
+        case 'writeback=*' 'noxattrs=*' 'threaded=*' 'fast_ino=*' 'fast_ino_check=*'
+            printf '%s\n' $upto{0,1}
         case 'log=*'
             printf '%s\n' $upto{error,warn,info,debug,trace}
         case 'log_file=*' 'debug_file=*'
             printf '%s\n' $upto(complete -C "'' $part")
         case 'xattr_permissions=*'
             printf '%s\n' $upto{0,1,2}
-        case 'noxattrs=*' 'threaded=*' 'fast_ino=*' 'fast_ino_check=*' 'writeback=*'
-            printf '%s\n' $upto{0,1}
         case 'redirect_dir=*'
             printf '%s\n' $upto{on,off,follow,nofollow}
         case 'index=*' 'nfs_export=*' 'metacopy=*'
@@ -84,6 +86,8 @@ function __unionfs_options
                 rename_dir= 'How a directory of which a lower has a part is renamed' \
                 volatile 'fsync and the flush of a copy-up are left out' \
                 fsync= '0 or volatile' \
+                open= 'How data travel' \
+                writeback= '0' \
                 threads= 'How many threads take requests' \
                 log= 'What is logged, or a list TARGET=LEVEL,' \
                 log_file= 'Where the log goes, instead of stderr (foreground) or syslog (background)' \

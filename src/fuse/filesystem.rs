@@ -1,6 +1,5 @@
 //! One method for each request: take it apart, ask the core, answer.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -15,37 +14,41 @@ use fuser::{
 };
 
 use crate::options::Options;
-use crate::sys::{Errno, cred};
-use crate::union::{Make, OpenMode, SetAttr, Union};
+use crate::stats::{Counts, Op};
+use crate::sys::Errno;
+use crate::union::{Make, SetAttr, Union};
 
 use super::convert::{self, caller, errno};
+use super::data;
 use super::init::MAX_WRITE;
+use super::passthrough::Passthrough;
 use super::policy::{NEVER, Policy};
 use super::reply;
-
-thread_local! {
-    /// Read buffer of this thread, as large as its largest read so far (1 MiB at most).
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// The union as fuser drives it.
 #[derive(Debug)]
 pub(crate) struct UnionFs {
     pub(super) union: Arc<Union>,
     pub(super) policy: Policy,
+    /// Files that the kernel reads and writes by itself, if it does.
+    pub(super) passthrough: Option<Arc<Passthrough>>,
     /// Largest write request in bytes.
     max_write: u32,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
+    pub(super) counts: Counts,
 }
 
 impl UnionFs {
     pub fn new(union: Arc<Union>, options: &Options) -> Self {
+        let policy = Policy::new(options, &union);
         Self {
+            passthrough: Passthrough::of(policy.way, &union),
             union,
-            policy: Policy::new(options),
+            policy,
             max_write: options.max_write.unwrap_or(MAX_WRITE),
             must_check: false,
+            counts: Counts::default(),
         }
     }
 
@@ -55,17 +58,34 @@ impl UnionFs {
         self
     }
 
-    /// Runs what may take long (copying data, flushing) on a thread of its own, so that the
-    /// threads that read requests are never all waiting for it.
-    fn slowly(&self, work: impl FnOnce(&Union) + Send + 'static) {
+    /// Counts a request.
+    fn count(&self, op: Op) {
+        self.counts.add(op);
+    }
+
+    /// Counts a request, for the union to answer.
+    pub(super) fn on(&self, op: Op) -> &Union {
+        self.count(op);
+        &self.union
+    }
+
+    /// Counts a request that may take long (copying data, flushing) and runs it on a thread of its
+    /// own, so that the threads that read requests are never all waiting for it.
+    fn slowly(&self, op: Op, work: impl FnOnce(&Union) + Send + 'static) {
+        self.count(op);
+        self.aside(work);
+    }
+
+    /// Runs work there.
+    pub(super) fn aside(&self, work: impl FnOnce(&Union) + Send + 'static) {
         let union = Arc::clone(&self.union);
         blocking::unblock(move || work(&union)).detach();
     }
 
     /// The same, here or there as the case is.
-    fn maybe_slowly(&self, slow: bool, work: impl FnOnce(&Union) + Send + 'static) {
+    pub(super) fn maybe_slowly(&self, slow: bool, work: impl FnOnce(&Union) + Send + 'static) {
         if slow {
-            self.slowly(work);
+            self.aside(work);
         } else {
             work(&self.union);
         }
@@ -75,11 +95,12 @@ impl UnionFs {
 impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let acls = self.union.has_acls();
-        super::init::negotiate(config, self.max_write, self.must_check, acls)
+        let way = self.policy.way;
+        super::init::negotiate(config, way, self.max_write, self.must_check, acls)
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.union.lookup(parent.0, name.as_bytes()) {
+        match self.on(Op::Lookup).lookup(parent.0, name.as_bytes()) {
             // Node id 0 is a "no" that the kernel remembers, where ENOENT is forgotten at once.
             Ok(None) => {
                 let attr = convert::negative_attr();
@@ -91,11 +112,14 @@ impl Filesystem for UnionFs {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.union.forget_by_kernel(ino.0, nlookup);
+        if let Some(table) = &self.passthrough {
+            table.forget(ino.0);
+        }
+        self.on(Op::Forget).forget_by_kernel(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply::attr(reply, self.union.getattr(ino.0), self.policy);
+        reply::attr(reply, self.on(Op::Getattr).getattr(ino.0), self.policy);
     }
 
     fn setattr(
@@ -114,15 +138,23 @@ impl Filesystem for UnionFs {
             atime,
             mtime,
         };
+        if let (Some(table), Some(mode)) = (&self.passthrough, mode) {
+            table.mode_changes(&self.union, ino.0, mode);
+        }
         let who = caller(req);
         let policy = self.policy;
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
-            reply::attr(reply, union.setattr(ino.0, &set, who), policy);
+        self.maybe_slowly(self.on(Op::Setattr).needs_copy_up(ino.0), move |union| {
+            let result = if policy.way.keeps_writes() {
+                union.setattr_kept(ino.0, &set, who)
+            } else {
+                union.setattr(ino.0, &set, who)
+            };
+            reply::attr(reply, result, policy);
         });
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
-        match self.union.readlink(ino.0) {
+        match self.on(Op::Readlink).readlink(ino.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
         }
@@ -137,7 +169,7 @@ impl Filesystem for UnionFs {
             rdev: convert::decode_rdev(rdev),
         };
         let made = self
-            .union
+            .on(Op::Mknod)
             .make(parent.0, name.as_bytes(), make, caller(req), umask);
         reply::entry(reply, made, self.policy);
     }
@@ -148,17 +180,17 @@ impl Filesystem for UnionFs {
     ) {
         let make = Make::Directory { mode };
         let made = self
-            .union
+            .on(Op::Mkdir)
             .make(parent.0, name.as_bytes(), make, caller(req), umask);
         reply::entry(reply, made, self.policy);
     }
 
     fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply::empty(reply, self.union.unlink(parent.0, name.as_bytes()));
+        reply::empty(reply, self.on(Op::Unlink).unlink(parent.0, name.as_bytes()));
     }
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply::empty(reply, self.union.rmdir(parent.0, name.as_bytes()));
+        reply::empty(reply, self.on(Op::Rmdir).rmdir(parent.0, name.as_bytes()));
     }
 
     fn symlink(
@@ -168,7 +200,9 @@ impl Filesystem for UnionFs {
             target: target.as_os_str().as_bytes(),
         };
         let name = link_name.as_bytes();
-        let made = self.union.make(parent.0, name, make, caller(req), 0);
+        let made = self
+            .on(Op::Symlink)
+            .make(parent.0, name, make, caller(req), 0);
         reply::entry(reply, made, self.policy);
     }
 
@@ -179,7 +213,7 @@ impl Filesystem for UnionFs {
         let (name, new_name) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
         let flags = flags.bits();
         // The source may have to be copied up.
-        self.slowly(move |union| {
+        self.slowly(Op::Rename, move |union| {
             reply::empty(
                 reply,
                 union.rename(parent.0, &name, newparent.0, &new_name, flags),
@@ -192,35 +226,25 @@ impl Filesystem for UnionFs {
     ) {
         let name = newname.as_bytes().to_vec();
         let policy = self.policy;
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        self.maybe_slowly(self.on(Op::Link).needs_copy_up(ino.0), move |union| {
             reply::entry(reply, union.link(ino.0, newparent.0, &name), policy);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (mode, who) = (OpenMode::from_flags(flags.0), caller(req));
-        let slow = (mode.write || mode.truncate) && self.union.needs_copy_up(ino.0);
-        let flags = self.policy.open;
-        self.maybe_slowly(slow, move |union| match union.open(ino.0, mode, who) {
-            Ok(()) => reply.opened(FileHandle(0), flags),
-            Err(e) => reply.error(errno(e)),
-        });
+        self.count(Op::Open);
+        if !self.policy.way.has_opens() {
+            return reply.error(errno(Errno::NOSYS));
+        }
+        self.open_file(req, ino.0, flags.0, reply);
     }
 
     fn read(
         &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, size: u32,
         _flags: OpenFlags, _lock_owner: Option<LockOwner>, reply: ReplyData,
     ) {
-        BUFFER.with_borrow_mut(|buffer| {
-            let size = size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            match self.union.read(ino.0, offset, &mut buffer[..size]) {
-                Ok(n) => reply.data(&buffer[..n]),
-                Err(e) => reply.error(errno(e)),
-            }
-        });
+        self.count(Op::Read);
+        data::read(&self.union, ino.0, offset, size as usize, reply);
     }
 
     fn write(
@@ -229,54 +253,82 @@ impl Filesystem for UnionFs {
         reply: ReplyWrite,
     ) {
         let clears = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let clear = clears.then(|| caller(req));
-        if self.union.needs_copy_up(ino.0) {
-            let data = data.to_vec();
-            return self.slowly(move |union| {
-                reply::written(reply, union.write(ino.0, offset, &data, clear));
-            });
+        let write = data::Write {
+            id: ino.0,
+            offset,
+            clear_for: clears.then(|| caller(req)),
+            whole: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            opened: self.policy.way.has_opens(),
+        };
+        if !self.on(Op::Write).needs_copy_up(ino.0) {
+            match write.run(&self.union, data) {
+                Err(Errno::AGAIN) => {}
+                Err(_) if write.whole => {}
+                result => return reply::written(reply, result),
+            }
         }
-        reply::written(reply, self.union.write(ino.0, offset, data, clear));
+        let data = data.to_vec();
+        self.aside(move |union| write.finish(union, &data, reply));
     }
 
     fn flush(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, _lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Every write has reported its own error, so close has none to report; locks are the
-        // kernel's own business. It does not ask again.
-        reply.error(errno(Errno::NOSYS));
+        if !self.policy.tells_at_close {
+            self.count(Op::Flush);
+            // Every write has reported its own error, so close has none to report; locks are the
+            // kernel's own business. It does not ask again.
+            return reply.error(errno(Errno::NOSYS));
+        }
+        self.slowly(Op::Flush, move |union| {
+            reply::empty(reply, union.flush(ino.0));
+        });
+    }
+
+    fn release(
+        &self, _req: &Request, ino: INodeNo, fh: FileHandle, _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>, _flush: bool, reply: ReplyEmpty,
+    ) {
+        self.count(Op::Release);
+        if let Some(table) = &self.passthrough {
+            table.release(&self.union, ino.0, fh);
+        }
+        reply.ok();
     }
 
     fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty) {
-        self.slowly(move |union| reply::empty(reply, union.fsync(ino.0, data)));
+        self.slowly(Op::Fsync, move |union| {
+            reply::empty(reply, union.fsync(ino.0, data));
+        });
     }
 
     fn fsyncdir(
         &self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty,
     ) {
-        self.slowly(move |union| reply::empty(reply, union.fsync(ino.0, data)));
+        self.slowly(Op::Fsyncdir, move |union| {
+            reply::empty(reply, union.fsync(ino.0, data));
+        });
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.union.opendir(ino.0) {
-            Ok(handle) => {
-                let flags = if self.union.keeps_numbers() {
-                    FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
-                } else {
-                    FopenFlags::empty()
-                };
-                reply.opened(FileHandle(handle), flags);
-            }
+        if self.on(Op::Opendir).keeps_numbers() {
+            // Every piece of a listing can be had without a beginning. The kernel does not ask again,
+            // and keeps listings.
+            return reply.error(errno(Errno::NOSYS));
+        }
+        // A listing that is kept would show old numbers.
+        match self.union.getattr(ino.0) {
+            Ok(_) => reply.opened(FileHandle(0), FopenFlags::empty()),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn readdir(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = self.union.readdir(fh.0, offset, |entry| {
+        let result = self.on(Op::Readdir).readdir(ino.0, offset, |entry| {
             let name = OsStr::from_bytes(&entry.name);
             !reply.add(
                 INodeNo(entry.ino),
@@ -292,10 +344,10 @@ impl Filesystem for UnionFs {
     }
 
     fn readdirplus(
-        &self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let result = self.union.readdir(fh.0, offset, |entry| {
+        let result = self.on(Op::Readdirplus).readdir(ino.0, offset, |entry| {
             !self.add_plus(ino.0, entry, &mut reply)
         });
         match result {
@@ -304,15 +356,8 @@ impl Filesystem for UnionFs {
         }
     }
 
-    fn releasedir(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty,
-    ) {
-        self.union.closedir(fh.0);
-        reply.ok();
-    }
-
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        match self.union.statfs() {
+        match self.on(Op::Statfs).statfs() {
             Ok(s) => reply.statfs(
                 s.blocks, s.bfree, s.bavail, s.files, s.ffree, s.bsize, s.namelen, s.frsize,
             ),
@@ -325,6 +370,7 @@ impl Filesystem for UnionFs {
         &self, req: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _position: u32,
         reply: ReplyEmpty,
     ) {
+        self.count(Op::Setxattr);
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -336,6 +382,7 @@ impl Filesystem for UnionFs {
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.count(Op::Getxattr);
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -348,6 +395,7 @@ impl Filesystem for UnionFs {
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.count(Op::Listxattr);
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -355,6 +403,7 @@ impl Filesystem for UnionFs {
     }
 
     fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.count(Op::Removexattr);
         if self.policy.no_xattrs {
             return reply.error(errno(Errno::NOSYS));
         }
@@ -365,6 +414,7 @@ impl Filesystem for UnionFs {
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        self.count(Op::Access);
         // The kernel checks by itself (default_permissions) and does not ask again.
         reply.error(errno(Errno::NOSYS));
     }
@@ -373,41 +423,15 @@ impl Filesystem for UnionFs {
         &self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32,
         reply: ReplyCreate,
     ) {
-        let open = OpenMode::from_flags(flags);
-        let exclusive = flags & libc::O_EXCL != 0;
-        let name = name.as_bytes();
-        match self
-            .union
-            .create(parent.0, name, mode, exclusive, open, caller(req), umask)
-        {
-            Ok(entry) => {
-                let ttl = self.policy.attr_of(&entry).min(self.policy.entry);
-                let attr = self.policy.attributes(&entry.attr, entry.id);
-                let generation = Generation(entry.generation);
-                reply.created(&ttl, &attr, generation, FileHandle(0), self.policy.open);
-            }
-            Err(e) => reply.error(errno(e)),
-        }
+        self.count(Op::Create);
+        self.create_file(req, parent.0, name, (mode, umask), flags, reply);
     }
 
     fn ioctl(
         &self, req: &Request, ino: INodeNo, _fh: FileHandle, _flags: IoctlFlags, cmd: u32,
         in_data: &[u8], out_size: u32, reply: ReplyIoctl,
     ) {
-        if self.union.is_control(ino.0, cmd) {
-            if ![0, cred::own_uid()].contains(&req.uid()) {
-                return reply.error(errno(Errno::PERM));
-            }
-            let input = in_data.to_vec();
-            return self.slowly(move |union| match union.control(cmd, &input) {
-                Ok(data) => reply.ioctl(0, &data),
-                Err(e) => reply.error(errno(e)),
-            });
-        }
-        match self.union.ioctl(ino.0, cmd, in_data, out_size as usize) {
-            Ok(data) => reply.ioctl(0, &data),
-            Err(e) => reply.error(errno(e)),
-        }
+        self.asked(req, ino.0, cmd, in_data, out_size, reply);
     }
 
     fn fallocate(
@@ -415,16 +439,17 @@ impl Filesystem for UnionFs {
         reply: ReplyEmpty,
     ) {
         let who = caller(req);
-        self.slowly(move |union| {
+        self.slowly(Op::Fallocate, move |union| {
             reply::empty(reply, union.fallocate(ino.0, mode, offset, length, who));
         });
     }
 
     #[allow(clippy::cast_possible_wrap)]
     fn lseek(
-        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32,
+        &self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32,
         reply: ReplyLseek,
     ) {
+        self.count(Op::Lseek);
         let hole = match whence {
             libc::SEEK_DATA => false,
             libc::SEEK_HOLE => true,
@@ -434,21 +459,31 @@ impl Filesystem for UnionFs {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(errno(Errno::NXIO));
         };
-        match self.union.seek_data(ino.0, offset, hole) {
-            Ok(position) => reply.offset(position as i64),
-            Err(e) => reply.error(errno(e)),
-        }
+        let keeps_writes = self.policy.way.keeps_writes();
+        let old = self.old_file(ino.0, fh);
+        self.maybe_slowly(keeps_writes, move |union| {
+            if keeps_writes {
+                // The kernel asks without sending what it keeps; that would be taken for a hole.
+                union.write_back(ino.0);
+            }
+            match union.seek_data(ino.0, old.as_deref(), offset, hole) {
+                Ok(position) => reply.offset(position as i64),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
     }
 
     fn copy_file_range(
-        &self, req: &Request, ino_in: INodeNo, _fh_in: FileHandle, offset_in: u64,
-        ino_out: INodeNo, _fh_out: FileHandle, offset_out: u64, len: u64,
-        _flags: CopyFileRangeFlags, reply: ReplyWrite,
+        &self, req: &Request, ino_in: INodeNo, fh_in: FileHandle, offset_in: u64, ino_out: INodeNo,
+        _fh_out: FileHandle, offset_out: u64, len: u64, _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
     ) {
         let who = caller(req);
-        self.slowly(move |union| {
+        let old = self.old_file(ino_in.0, fh_in);
+        self.slowly(Op::CopyFileRange, move |union| {
             let (from, to) = ((ino_in.0, offset_in), (ino_out.0, offset_out));
-            reply::written(reply, union.copy_range(from, to, len, who));
+            let copied = union.copy_range(from, old.as_deref(), to, len, who);
+            reply::written(reply, copied);
         });
     }
 }

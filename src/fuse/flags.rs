@@ -141,7 +141,12 @@ impl MountFlags {
     /// For the session.
     pub fn config(&self) -> Config {
         let mut config = Config::default();
-        config.acl = self.acl;
+        // Who may come in the kernel knows, but not that of others it may be root alone. The session
+        // must not look on its own: what the kernel writes back late, it sends in the name of root.
+        config.acl = match self.acl {
+            SessionACL::RootAndOwner => SessionACL::RootAndOwner,
+            _ => SessionACL::All,
+        };
         config.n_threads = Some(self.threads);
         config
     }

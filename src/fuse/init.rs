@@ -4,13 +4,15 @@ use std::io;
 
 use fuser::{InitFlags, KernelConfig};
 
+use super::io::Way;
+
 /// Largest read and write request in bytes; the kernel's default limit of pages gives no more.
 pub(super) const MAX_WRITE: u32 = 1 << 20;
 /// Requests that the kernel may have under way on its own behalf (readahead, write-back).
 const MAX_BACKGROUND: u16 = 64;
 
 /// Taken where the kernel offers them.
-const WANTED: [InitFlags; 13] = [
+const WANTED: [InitFlags; 15] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_MAX_PAGES,
@@ -26,13 +28,16 @@ const WANTED: [InitFlags; 13] = [
     // Both together: a directory's default ACL replaces the umask, so the umask must come to us.
     InitFlags::FUSE_POSIX_ACL,
     InitFlags::FUSE_DONT_MASK,
+    // Never both: the kernel would drop the first without a word. See `io`.
+    InitFlags::FUSE_PASSTHROUGH,
+    InitFlags::FUSE_WRITEBACK_CACHE,
 ];
 
 /// Negotiates. With `must_check` the kernel has to check permissions because of what is negotiated,
 /// as nobody knows whether it was asked to when the mount was made. Otherwise ACLs are neither asked
 /// for nor enforced without `acls`.
 pub(crate) fn negotiate(
-    config: &mut KernelConfig, max_write: u32, must_check: bool, acls: bool,
+    config: &mut KernelConfig, way: Way, max_write: u32, must_check: bool, acls: bool,
 ) -> io::Result<()> {
     // ACLs imply `default_permissions`, in every kernel that has them.
     if must_check && !config.capabilities().contains(InitFlags::FUSE_POSIX_ACL) {
@@ -40,7 +45,8 @@ pub(crate) fn negotiate(
         return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
     }
     let wanted = |flag: &InitFlags| acls || must_check || *flag != InitFlags::FUSE_POSIX_ACL;
-    for flag in WANTED.into_iter().filter(wanted) {
+    let fits = |flag: &InitFlags| wanted(flag) && !way.leaves_out(*flag);
+    for flag in WANTED.into_iter().filter(fits) {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!("the kernel does not offer {flag:?}");
         }

@@ -1,11 +1,17 @@
 //! The FUSE side: requests in, replies out. The only module that names fuser.
 
+mod control;
 mod convert;
+mod data;
 mod filesystem;
 mod flags;
 mod init;
+mod io;
 mod listing;
+mod opening;
+mod passthrough;
 mod policy;
+mod probe;
 mod reply;
 mod run;
 

@@ -1,20 +1,25 @@
-//! What the kernel may keep, and for how long.
+//! What the kernel may keep, for how long, and which way data take.
 
 use std::time::Duration;
 
 use fuser::{FileAttr, FopenFlags};
 
 use crate::options::{Options, Shown};
-use crate::union::{Attr, Entry};
+use crate::sys::cred;
+use crate::union::{Attr, Entry, Keep, Union};
 
 use super::convert::file_attr;
+use super::io::{Choice, Way};
+use super::probe;
 
 /// Without end: caches of the kernel are kept until something that we do makes them wrong.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// For what may change without anybody knowing, as seldom as it does.
+const SHORT: Duration = Duration::from_secs(1);
 /// Not to be cached.
 pub(crate) const NEVER: Duration = Duration::ZERO;
 
-/// What the options say about the kernel's caches.
+/// What the options say about the kernel's caches, and the way of data.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     /// For attributes.
@@ -23,30 +28,40 @@ pub(crate) struct Policy {
     pub entry: Duration,
     /// For names that are not there.
     pub negative: Duration,
-    /// For an opened file.
-    pub open: FopenFlags,
+    /// How data travel.
+    pub way: Way,
+    /// close(2) may have errors to report.
+    pub tells_at_close: bool,
     /// Attributes are neither shown nor kept.
     pub no_xattrs: bool,
     shown: Shown,
 }
 
 impl Policy {
-    /// What `options` ask for.
-    pub fn new(options: &Options) -> Self {
+    /// What `options` ask for; which way data take is told to the log.
+    pub fn new(options: &Options, union: &Union) -> Self {
+        let choice = Choice::new(options, cred::is_real_root(), || probe::passthrough(union));
+        choice.tell();
         let or_forever = |time: Option<Duration>| time.unwrap_or(FOREVER).min(FOREVER);
         Self {
             attr: or_forever(options.cache.attr),
             entry: or_forever(options.cache.entry),
             negative: or_forever(options.cache.negative),
-            open: if options.direct_io {
-                FopenFlags::FOPEN_DIRECT_IO
-            } else {
-                // Only we change the file, so what the kernel has cached stays true.
-                FopenFlags::FOPEN_KEEP_CACHE
-            },
+            way: choice.way,
+            tells_at_close: union.tells_at_close(),
             no_xattrs: options.no_xattrs,
             shown: options.shown,
         }
+    }
+
+    /// The flags of a file that is opened through us.
+    pub fn open_flags(&self, writes: bool) -> FopenFlags {
+        let mut flags = self.way.open_flags();
+        if !writes {
+            // It will have nothing to report. (Where nobody has, FLUSH is not sent at all.)
+            flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        flags
     }
 
     /// Attributes as fuser sends them, with `ino` in the place of the inode number.
@@ -71,9 +86,18 @@ impl Policy {
     /// differing inode number is given by the GETATTR that follows.
     pub fn attr_of(&self, entry: &Entry) -> Duration {
         if entry.id == entry.attr.ino {
-            self.attr
+            self.attr_for(&entry.attr)
         } else {
             NEVER
+        }
+    }
+
+    /// How long attributes hold.
+    pub fn attr_for(&self, attr: &Attr) -> Duration {
+        match attr.keep {
+            Keep::Long => self.attr,
+            Keep::Short => self.attr.min(SHORT),
+            Keep::Not => NEVER,
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn entry(reply: ReplyEntry, result: Result<Entry>, policy: Policy) {
 /// Attributes of a node.
 pub(super) fn attr(reply: ReplyAttr, result: Result<Attr>, policy: Policy) {
     match result {
-        Ok(attr) => reply.attr(&policy.attr, &policy.attributes(&attr, attr.ino)),
+        Ok(attr) => reply.attr(&policy.attr_for(&attr), &policy.attributes(&attr, attr.ino)),
         Err(e) => reply.error(errno(e)),
     }
 }

@@ -5,11 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use fuser::SessionACL;
-
 use crate::options::Options;
 use crate::sys::{self, Errno, fusermount};
-use crate::union::Union;
+use crate::union::{Union, What};
 
 use super::filesystem::UnionFs;
 use super::flags::MountFlags;
@@ -71,7 +69,7 @@ impl Session {
                 let _ = unmounter.detach();
             })
             .map_err(|e| fail(one_line(&e)))?;
-        tell_of_stale_attributes(union, session.notifier());
+        tell_of_changes(union, session.notifier());
         Ok(Self { session, unmounter })
     }
 
@@ -86,18 +84,14 @@ impl Session {
             number,
         }));
         let config = MountFlags::new(options, union.is_read_only()).config();
-        // Whether others may come in the kernel knows, but not that they may be root alone.
-        let acl = match config.acl {
-            SessionACL::RootAndOwner => SessionACL::RootAndOwner,
-            _ => SessionACL::All,
-        };
+        let acl = config.acl;
         let filesystem = UnionFs::new(Arc::clone(union), options).must_check();
         let session =
             fuser::Session::from_fd(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
                 mountpoint: name.to_owned(),
                 reason: one_line(&e),
             })?;
-        tell_of_stale_attributes(union, session.notifier());
+        tell_of_changes(union, session.notifier());
         Ok(Self { session, unmounter })
     }
 
@@ -116,11 +110,16 @@ impl Session {
     }
 }
 
-/// Has the kernel ask again for attributes that it does not know to have changed.
-fn tell_of_stale_attributes(union: &Union, notifier: fuser::Notifier) {
-    union.on_stale_attributes(Box::new(move |id| {
-        // From a negative offset on: the attributes alone, the pages stay. ENOENT: not known to it.
-        let _ = notifier.inval_inode(fuser::INodeNo(id), -1, 0);
+/// Has the kernel ask again for what it does not know to have changed.
+fn tell_of_changes(union: &Union, notifier: fuser::Notifier) {
+    union.on_stale(Box::new(move |id, what| {
+        let offset = match what {
+            // From a negative offset on: the attributes alone, the pages stay.
+            What::Attributes => -1,
+            What::Contents => 0,
+        };
+        // ENOENT: not known to it.
+        let _ = notifier.inval_inode(fuser::INodeNo(id), offset, 0);
     }));
 }
 

@@ -11,7 +11,7 @@ use super::grammar::{self, Field};
 use super::ownership;
 use super::table::{self, Status, Takes};
 use super::value::Value;
-use super::{Allow, Lower, Options, RenameDir, THREADS, WhiteoutForm};
+use super::{Allow, DataPath, Lower, Options, RenameDir, THREADS, WhiteoutForm};
 
 /// The options read so far.
 #[derive(Debug, Default)]
@@ -347,6 +347,12 @@ impl Reader {
                 options.always_opaque = value.choose(&choices, "a or w")?;
             }
             b"fsync" | b"sync" => options.volatile = value.choose(&FSYNC, FSYNC_EXPECTED)?,
+            b"open" => {
+                options.open = value.choose(&OPEN, "auto, passthrough, none or cached")?;
+            }
+            b"writeback" => {
+                options.write_through = value.choose(&[("0", true), ("1", false)], "0 or 1")?;
+            }
             b"threads" => {
                 options.threads = Some(value.number(THREADS, "a number from 1 to 64")?);
             }
@@ -393,6 +399,13 @@ impl Reader {
         Ok(true)
     }
 }
+
+const OPEN: [(&str, DataPath); 4] = [
+    ("auto", DataPath::Auto),
+    ("passthrough", DataPath::Passthrough),
+    ("none", DataPath::NoOpen),
+    ("cached", DataPath::Cached),
+];
 
 const FSYNC: [(&str, bool); 5] = [
     ("0", true),

@@ -10,7 +10,7 @@
 use std::cell::Cell;
 
 use rustix::fs::Mode;
-use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, UnshareFlags};
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags};
 
 use super::{Errno, Result};
 
@@ -185,4 +185,34 @@ fn set_fs_ids(uid: u32, gid: u32) -> bool {
 /// True when the process is root of its user namespace.
 pub(crate) fn is_root() -> bool {
     own_uid() == 0
+}
+
+/// Runs `call` without this thread's right to keep set-id bits. What the kernel later writes with the
+/// credentials of that moment clears the bits, whoever the writer is.
+///
+/// # Errors
+/// What changing the thread's capabilities gives; then nothing was called.
+pub(crate) fn without_keeping_set_ids<T>(call: impl FnOnce() -> T) -> Result<T> {
+    thread_local! {
+        static SETS: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
+    }
+    let sets = match SETS.get() {
+        Some(sets) => sets,
+        None => rustix::thread::capabilities(None)?,
+    };
+    SETS.set(Some(sets));
+    if !sets.effective.contains(CapabilitySet::FSETID) {
+        return Ok(call());
+    }
+    let lowered = CapabilitySets {
+        effective: sets.effective - CapabilitySet::FSETID,
+        ..sets
+    };
+    rustix::thread::set_capabilities(None, lowered)?;
+    let result = call();
+    // It is permitted, so it cannot be refused.
+    if let Err(e) = rustix::thread::set_capabilities(None, sets) {
+        tracing::error!("a capability was not given back: {e}");
+    }
+    Ok(result)
 }

@@ -1,7 +1,7 @@
 //! Descriptors: reopening, locking, limits.
 
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
@@ -40,6 +40,16 @@ pub(crate) fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
 pub(crate) fn reopen_dir(fd: impl AsFd) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(fd, c".", flags, Mode::empty())
+}
+
+/// Closes a copy of a descriptor, which has some filesystems tell what went wrong with writes.
+pub(crate) fn close_a_copy(fd: impl AsFd) -> Result<()> {
+    let copy = rustix::io::fcntl_dupfd_cloexec(fd, 0)?.into_raw_fd();
+    // SAFETY: the copy is ours alone, and is closed once: whatever close(2) returns, it is gone.
+    match unsafe { libc::close(copy) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
 }
 
 /// True when a descriptor was opened with O_APPEND.

@@ -14,8 +14,10 @@ pub(crate) mod fd;
 pub(crate) mod file;
 pub(crate) mod fusermount;
 pub(crate) mod ioctl;
+pub(crate) mod map;
 pub(crate) mod mount;
 pub(crate) mod stat;
+pub(crate) mod throwaway;
 pub(crate) mod xattr;
 
 /// An errno as the kernel returned it.

@@ -164,6 +164,13 @@ pub(crate) fn has_handle(fd: impl AsFd) -> bool {
     ret == 0
 }
 
+/// True for an object on a filesystem that is itself made of others, as far as it is known to be.
+pub(crate) fn is_stacked(fd: impl AsFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|s| {
+        s.f_type == libc::OVERLAYFS_SUPER_MAGIC || s.f_type == libc::ECRYPTFS_SUPER_MAGIC
+    })
+}
+
 /// Time of birth of `name` in `dir` in nanoseconds since 1970, where the filesystem keeps it.
 pub(crate) fn born(dir: impl AsFd, name: &[u8]) -> Option<u64> {
     use rustix::fs::StatxFlags;
@@ -181,6 +188,27 @@ pub(crate) fn born(dir: impl AsFd, name: &[u8]) -> Option<u64> {
 /// Attributes of an open file.
 pub(crate) fn fstat(fd: impl AsFd) -> Result<Stat> {
     rustix::fs::fstat(fd).map(|s| Stat::from_raw(&s))
+}
+
+/// True when the filesystem may tell only at close(2) what went wrong with a write: when it is on another
+/// machine, or another program's.
+pub(crate) fn tells_at_close(fd: impl AsFd) -> bool {
+    /// By their numbers in linux/magic.h and the sources of each.
+    const SUCH: [u32; 10] = [
+        0x6969,      // nfs
+        0x517b,      // smb
+        0xff53_4d42, // cifs
+        0xfe53_4d42, // smb2
+        0x6573_5546, // fuse
+        0x00c3_6400, // ceph
+        0x5346_414f, // afs
+        0x0102_1997, // 9p
+        0x7375_7245, // coda
+        0x0bd0_0bd0, // lustre
+    ];
+    // The type is wider on some machines; the numbers are not.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    rustix::fs::fstatfs(fd).is_ok_and(|s| SUCH.contains(&(s.f_type as u32)))
 }
 
 /// Figures of the filesystem that holds `fd`.

@@ -10,6 +10,7 @@ use super::copy_up::Need;
 use super::descriptors::Real;
 use super::inode::Inode;
 use super::metacopy::shows_holes;
+use super::stale::What;
 use super::types::{Attr, Caller, SetAttr, SetTime, StatFs};
 
 impl Union {
@@ -137,7 +138,7 @@ impl Union {
         self.with_real(inode, |real| self.change_mode(real, mode))?;
         // The kernel expects times and size to change by a write, and would go on running the file
         // with the rights it had.
-        self.stale.tell(inode.id);
+        self.stale.tell(inode.id, What::Attributes);
         Ok(())
     }
 

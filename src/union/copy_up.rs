@@ -16,6 +16,7 @@ use crate::sys::at::SetTime;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
+use super::descriptors::Use;
 use super::inode::{DirPart, Held, Inode};
 use super::lookup::dir_of;
 use super::rank::{Rank, Ranked};
@@ -117,6 +118,7 @@ impl Union {
             _ => self.copy_node(inode)?,
         };
         self.publish(inode, copy)?;
+        self.tell_data_moved(inode, from, Use::Read);
         self.drop_lower_file(inode, from);
         tracing::debug!(inode = inode.ino(), from, "copied up");
         Ok(())

@@ -325,7 +325,9 @@ impl Union {
     }
 
     /// Opens the inode's file in `layer` anew.
-    fn open_file(&self, inode: &Arc<Inode>, layer: LayerIndex, write: bool) -> Result<OwnedFd> {
+    pub(super) fn open_file(
+        &self, inode: &Arc<Inode>, layer: LayerIndex, write: bool,
+    ) -> Result<OwnedFd> {
         // Never waits, whatever another process may have put in the file's place.
         let fd = self.with_real(inode, |real| self.open_real(real, layer, write))?;
         let stat = sys::stat::fstat(&fd)?;
@@ -355,6 +357,7 @@ impl Union {
 
     /// Lets go of the lower's file after a copy-up from `layer`.
     pub(super) fn drop_lower_file(&self, inode: &Inode, layer: LayerIndex) {
+        self.maps.drop(inode.serial);
         self.descriptors.forget_lower(inode, layer);
     }
 }

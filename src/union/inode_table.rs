@@ -114,6 +114,16 @@ impl InodeTable {
             .ok_or(Errno::STALE)
     }
 
+    /// Has a further node id lead to an inode.
+    pub fn add_id(&self, id: u64, inode: &Arc<Inode>) {
+        self.by_id.insert(id, Arc::clone(inode));
+    }
+
+    /// Takes a further node id away again.
+    pub fn drop_id(&self, id: u64) {
+        self.by_id.remove(&id);
+    }
+
     /// Number of inodes, the root included.
     pub fn len(&self) -> usize {
         self.by_id.len()
@@ -388,6 +398,8 @@ impl InodeTable {
             let Some(inode) = self.by_id.get(&id).map(|i| Arc::clone(&i)) else {
                 continue;
             };
+            // Another id may lead to it.
+            let id = inode.id;
             let left = inode
                 .refs
                 .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| {

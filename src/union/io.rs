@@ -3,11 +3,15 @@
 //! Nothing here depends on knowing what is open: a file is found through its inode at every call,
 //! so all descriptors of a file see the upper as soon as it was copied up.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
 use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
 use super::copy_up::Need;
 use super::inode::Inode;
+use super::stale::What;
 use super::types::{Caller, OpenMode};
 
 impl Union {
@@ -40,7 +44,7 @@ impl Union {
         Ok(())
     }
 
-    fn regular(&self, inode: &Inode) -> Result<()> {
+    pub(super) fn regular(&self, inode: &Inode) -> Result<()> {
         match inode.kind {
             FileKind::Regular => Ok(()),
             FileKind::Directory => Err(Errno::ISDIR),
@@ -69,11 +73,19 @@ impl Union {
         let inode = self.inodes.get(id)?;
         self.ensure_upper(&inode, Need::All)?;
         let file = self.file(&inode, true)?;
-        self.data_change(&inode)?;
+        self.write_open(&inode, &file, offset, data, clear_for)
+    }
+
+    /// Writes to a file of the upper that was opened for it.
+    pub(super) fn write_open(
+        &self, inode: &Arc<Inode>, file: &OwnedFd, offset: u64, data: &[u8],
+        clear_for: Option<Caller>,
+    ) -> Result<usize> {
+        self.data_change(inode)?;
         if let Some(caller) = clear_for {
-            self.clear_set_ids(&inode, &file, caller)?;
+            self.clear_set_ids(inode, file, caller)?;
         }
-        sys::file::write_full(&*file, data, offset)
+        sys::file::write_full(file, data, offset)
     }
 
     /// Flushes a file or directory to stable storage.
@@ -122,36 +134,51 @@ impl Union {
         Ok(())
     }
 
-    /// The next data, or with `hole` the next hole, at or after `offset`.
+    /// The next data, or with `hole` the next hole, at or after `offset`; of the file `old` if the
+    /// caller reads that.
     ///
     /// # Errors
     /// ENXIO past the end.
-    pub fn seek_data(&self, id: u64, offset: u64, hole: bool) -> Result<u64> {
+    pub fn seek_data(
+        &self, id: u64, old: Option<&OwnedFd>, offset: u64, hole: bool,
+    ) -> Result<u64> {
+        if let Some(old) = old {
+            return sys::file::seek_data(old, offset, hole);
+        }
         let inode = self.inodes.get(id)?;
         let file = self.file(&inode, false)?;
         sys::file::seek_data(&*file, offset, hole)
     }
 
-    /// copy_file_range(2): on one backing filesystem a reflink, or a copy in the kernel.
+    /// copy_file_range(2): on one backing filesystem a reflink, or a copy in the kernel. From the
+    /// file `old` if the caller reads that.
     ///
     /// # Errors
     /// What the call on the layers gives.
     pub fn copy_range(
-        &self, from: (u64, u64), to: (u64, u64), len: u64, caller: Caller,
+        &self, from: (u64, u64), old: Option<&OwnedFd>, to: (u64, u64), len: u64, caller: Caller,
     ) -> Result<usize> {
-        let src = self.inodes.get(from.0)?;
+        let source = self.inodes.get(from.0)?;
         let dst = self.inodes.get(to.0)?;
-        self.regular(&src)?;
+        self.regular(&source)?;
         self.regular(&dst)?;
         self.ensure_upper(&dst, Need::All)?;
         // First the one to be written: opening it may bring data that were elsewhere, and the other
         // may be the same file.
         let file = self.file(&dst, true)?;
-        let src = self.file(&src, false)?;
+        let own = match old {
+            Some(_) => None,
+            None => Some(self.file(&source, false)?),
+        };
+        let src = old.or(own.as_deref()).ok_or(Errno::IO)?;
         let len = usize::try_from(len)
             .unwrap_or(usize::MAX)
             .min(i32::MAX as usize);
-        let copied = sys::file::copy_range(&*src, from.1, &*file, to.1, len)?;
+        let copied = sys::file::copy_range(src, from.1, &*file, to.1, len)?;
+        if self.in_upper(&source) {
+            // It was read, without the kernel's knowledge.
+            self.stale.tell(from.0, What::Attributes);
+        }
         self.data_change(&dst)?;
         if caller.uid != 0 {
             self.clear_set_ids(&dst, &file, caller)?;
@@ -180,6 +207,7 @@ impl Union {
                 let result = sys::ioctl::attribute(&*file, command, input, out);
                 if changes {
                     self.reopen_files(&inode);
+                    self.stale.tell(id, What::Attributes);
                 }
                 result
             }
@@ -189,7 +217,11 @@ impl Union {
                     let path = self.dir_fd(&inode, inode.layer())?;
                     self.with_descriptors(|| sys::fd::reopen_dir(&*path))?
                 };
-                sys::ioctl::attribute(&dir, command, input, out)
+                let result = sys::ioctl::attribute(&dir, command, input, out);
+                if changes {
+                    self.stale.tell(id, What::Attributes);
+                }
+                result
             }
             _ => Err(Errno::NOTTY),
         }

@@ -195,7 +195,7 @@ impl Union {
     /// The entry of an inode whose real object has these attributes.
     pub(super) fn entry(&self, inode: &Arc<Inode>, stat: Stat) -> Entry {
         Entry {
-            id: inode.id,
+            id: self.nodes.current(inode),
             generation: inode.serial,
             attr: self.show(inode, stat),
         }
@@ -221,6 +221,7 @@ impl Union {
         self.owners.show(&mut stat);
         Attr {
             ino: self.shown(inode.ino()),
+            keep: self.nodes.keep(inode),
             stat,
         }
     }

@@ -101,6 +101,7 @@ impl Union {
     /// Says that a file has its data itself.
     pub(super) fn forget_data(&self, inode: &Inode) {
         if let Some(data) = inode.own_data() {
+            self.tell_data_moved(inode, data.layer, Use::Data);
             self.descriptors.drop_data(inode, data.layer);
         }
     }

@@ -23,6 +23,7 @@
 
 mod access;
 mod attr;
+mod backing;
 mod complete;
 mod control;
 mod copy_up;
@@ -32,12 +33,15 @@ mod fate;
 mod inode;
 mod inode_table;
 mod io;
+mod kept;
 mod link;
 mod listing;
 mod lookup;
+mod mapped;
 mod mapped_values;
 mod metacopy;
 mod nlink;
+mod nodes;
 mod numbers;
 mod ownership;
 mod plink;
@@ -47,6 +51,7 @@ mod plink_table;
 mod published;
 mod rank;
 mod readdir;
+mod recent;
 mod redirect;
 mod remove;
 mod rename;
@@ -56,27 +61,29 @@ mod stale;
 pub mod types;
 mod xattr;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-
-use dashmap::DashMap;
 
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
 use crate::options::RenameDir;
 pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
 
+use backing::DataMoved;
+pub use backing::{Backing, Source};
 use descriptors::Descriptors;
 use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
+use mapped::Maps;
+use nodes::Nodes;
 use numbers::Numbers;
 pub(crate) use ownership::Owners;
 pub use plink_flush::Flushed;
 use plink_table::Plinks;
 use rank::TreeLock;
-use readdir::OpenDir;
+use recent::Recent;
 use stale::Stale;
-pub use types::{Attr, Caller, DirEntry, Entry, Make, OpenMode, SetAttr, SetTime, StatFs};
+pub(crate) use stale::What;
+pub use types::{Attr, Caller, DirEntry, Entry, Keep, Make, OpenMode, SetAttr, SetTime, StatFs};
 
 /// Node id of the union's root directory.
 pub const ROOT: u64 = ROOT_ID;
@@ -92,13 +99,15 @@ pub struct Union {
     inodes: InodeTable,
     descriptors: Descriptors,
     tree: TreeLock,
-    open_dirs: DashMap<u64, Arc<OpenDir>>,
-    next_dir_handle: AtomicU64,
+    recent: Recent,
+    maps: Maps,
     /// Data of a copy-up are not flushed before it is published, and fsync does nothing.
     volatile: bool,
     /// statfs adds up the filesystems of all layers.
     sum_statfs: bool,
     stale: Stale,
+    nodes: Nodes,
+    data_moved: DataMoved,
     owners: Owners,
     plinks: Plinks,
     /// How often a directory has moved.
@@ -171,11 +180,13 @@ impl Union {
             descriptors: Descriptors::new(settings.descriptors),
             layers,
             tree: TreeLock::default(),
-            open_dirs: DashMap::new(),
-            next_dir_handle: AtomicU64::new(1),
+            recent: Recent::default(),
+            maps: Maps::default(),
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),
+            nodes: Nodes::default(),
+            data_moved: DataMoved::default(),
             owners: settings.owners,
             elsewhere: settings.elsewhere,
             plinks,
@@ -217,7 +228,13 @@ impl Union {
     /// Gives back `count` references to a node.
     pub fn forget(&self, id: u64, count: u64) {
         for inode in self.inodes.forget(id, count) {
+            if inode.dir.is_some() {
+                self.recent.drop(inode.serial);
+            } else if inode.layer() > 0 || !self.layers.has_upper {
+                self.maps.drop(inode.serial);
+            }
             self.descriptors.forget(&inode);
+            self.forget_node(&inode);
         }
     }
 
@@ -234,9 +251,9 @@ impl Union {
         self.inodes.owe_forget(id);
     }
 
-    /// Sends the ids of nodes whose attributes changed without the kernel's knowledge to `listener`,
-    /// which is called without locks and before the request under way is answered.
-    pub(crate) fn on_stale_attributes(&self, listener: stale::Listener) {
+    /// Sends the ids of nodes that changed without the kernel's knowledge to `listener`, which is
+    /// called without locks and before the request under way is answered.
+    pub(crate) fn on_stale(&self, listener: stale::Listener) {
         self.stale.listen(listener);
     }
 

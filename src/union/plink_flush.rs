@@ -153,6 +153,8 @@ impl Union {
             };
             match goes {
                 Ok(()) => flushed.entries += 1,
+                // Its last name has gone since the entries were listed, and it with that.
+                Err(_) if self.entry_stat(number, upper).is_none() => {}
                 Err(_) => flushed.kept += 1,
             }
         }

@@ -12,6 +12,7 @@ use crate::sys::{self, Result, Stat};
 use super::Union;
 use super::complete::Node;
 use super::copy_up::restore_times;
+use super::descriptors::Use;
 use super::inode::{DirPart, DirStack, Inode};
 use super::lookup::Known;
 
@@ -132,6 +133,7 @@ impl Union {
         }
         self.inodes.rekey(inode, node.key, inode.by_name);
         inode.set_copied_up();
+        self.tell_data_moved(inode, from, Use::Read);
         self.drop_lower_file(inode, from);
         self.forget_data(inode);
     }

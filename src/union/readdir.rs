@@ -1,9 +1,6 @@
-//! Open directories.
+//! Reading directories.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use parking_lot::Mutex;
 
 use crate::layer::name::NameBuf;
 use crate::sys::{Errno, FileKind, Result};
@@ -17,65 +14,32 @@ use super::types::DirEntry;
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
 
-/// A directory that is being read: the listing of its last rewind.
-#[derive(Debug)]
-pub(crate) struct OpenDir {
-    inode: Arc<Inode>,
-    listing: Mutex<Option<Arc<[DirEntry]>>>,
-}
-
 impl Union {
-    /// Opens a directory for reading; the handle is to be given to [`Self::closedir`].
+    /// Gives `each` the entries of a directory after position `from` until it returns false.
+    /// Position 0 starts anew and sees the directory as it is now; any other goes on in the listing
+    /// of the last start, and means the same in a new one.
     ///
     /// # Errors
-    /// ENOTDIR.
-    pub fn opendir(&self, id: u64) -> Result<u64> {
-        let inode = self.inodes.get(id)?;
-        dir_of(&inode)?;
-        let handle = self.next_dir_handle.fetch_add(1, Ordering::Relaxed);
-        let open = OpenDir {
-            inode,
-            listing: Mutex::new(None),
-        };
-        self.open_dirs.insert(handle, Arc::new(open));
-        Ok(handle)
-    }
-
-    /// Closes a directory handle.
-    pub fn closedir(&self, handle: u64) {
-        self.open_dirs.remove(&handle);
-    }
-
-    /// Gives `each` the entries after position `from` until it returns false. Position 0 starts
-    /// anew and sees the directory as it is now; any other goes on in the listing of the last
-    /// start, and means the same in a new one.
-    ///
-    /// # Errors
-    /// EBADF, and what reading the layers gives.
+    /// ENOTDIR, and what reading the layers gives.
     pub fn readdir(
-        &self, handle: u64, from: u64, mut each: impl FnMut(&DirEntry) -> bool,
+        &self, id: u64, from: u64, mut each: impl FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
-        let open = self
-            .open_dirs
-            .get(&handle)
-            .map(|o| Arc::clone(&o))
-            .ok_or(Errno::BADF)?;
-        let known = open.listing.lock().clone().filter(|_| from != 0);
+        let inode = self.inodes.get(id)?;
+        let known = self.recent.get(inode.serial).filter(|_| from != 0);
         let listing = match known {
             Some(listing) => listing,
             None => {
-                let listing: Arc<[DirEntry]> = self.listing(&open.inode)?.into();
-                *open.listing.lock() = Some(Arc::clone(&listing));
+                let listing: Arc<[DirEntry]> = self.listing(&inode)?.into();
+                self.recent.keep(inode.serial, &listing);
                 listing
             }
         };
         if from < DOT_DOT {
-            let parent = open
-                .inode
+            let parent = inode
                 .alias()
-                .map_or(open.inode.ino(), |a| a.parent.ino());
+                .map_or(inode.ino(), |alias| alias.parent.ino());
             let dots = [
-                (b".".as_slice(), open.inode.ino(), DOT),
+                (b".".as_slice(), inode.ino(), DOT),
                 (b"..", parent, DOT_DOT),
             ];
             for (name, ino, next) in dots {
@@ -92,6 +56,10 @@ impl Union {
             }
         }
         let start = listing.partition_point(|entry| entry.next <= from);
+        if start == listing.len() && from >= DOT_DOT {
+            // Nothing follows the end, which is asked for too.
+            self.recent.drop(inode.serial);
+        }
         for entry in &listing[start..] {
             let ino = self.shown(entry.ino);
             let goes_on = if ino == entry.ino {

@@ -1,10 +1,19 @@
-//! What the kernel has to be told: attributes of a node that changed without its knowledge.
+//! What the kernel has to be told: what of a node changed without its knowledge.
 
 use std::fmt;
 use std::sync::OnceLock;
 
-/// Takes the id of a node whose attributes the kernel must not trust any longer.
-pub(crate) type Listener = Box<dyn Fn(u64) + Send + Sync>;
+/// What of a node the kernel must not trust any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Its attributes.
+    Attributes,
+    /// These, and its pages: of a directory, the listing. What is not written back is before.
+    Contents,
+}
+
+/// Takes the id of a node, and what of it is stale.
+pub(crate) type Listener = Box<dyn Fn(u64, What) + Send + Sync>;
 
 /// The way to whoever tells the kernel; nobody, until the union is mounted.
 #[derive(Default)]
@@ -17,9 +26,9 @@ impl Stale {
     }
 
     /// Tells of a node. No lock may be held: the kernel may have requests of its own first.
-    pub fn tell(&self, id: u64) {
+    pub fn tell(&self, id: u64, what: What) {
         if let Some(listener) = self.0.get() {
-            listener(id);
+            listener(id, what);
         }
     }
 }

@@ -10,8 +10,22 @@ use crate::sys::{FileKind, Stat};
 pub struct Attr {
     /// Inode number: unique within the union.
     pub ino: u64,
+    /// How long it all holds.
+    pub keep: Keep,
     /// All else; its `dev` and `ino` are those of the real object.
     pub stat: Stat,
+}
+
+/// How long attributes may be kept by who got them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Keep {
+    /// Until they are told to have changed.
+    Long,
+    /// They may change through a mapping of the file that outlives the open file, which nobody
+    /// could tell of.
+    Short,
+    /// They change without anybody being told.
+    Not,
 }
 
 impl Attr {

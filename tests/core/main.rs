@@ -22,6 +22,7 @@ mod links;
 mod merge;
 mod model;
 mod mounted;
+mod nodes;
 mod ops;
 mod overlay;
 mod ownership;

@@ -258,6 +258,9 @@ impl Binary {
         if *metacopy {
             text.push_str(",metacopy=on");
         }
+        if let Ok(way) = std::env::var("UNIONFS_TEST_OPEN") {
+            text.push_str(&format!(",open={way}"));
+        }
         text
     }
 }

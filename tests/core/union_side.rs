@@ -265,7 +265,9 @@ impl UnionSide {
                 return Ok(Outcome::Bytes(buf));
             }
             Action::Seek { offset, hole } => {
-                return union.seek_data(id, *offset, *hole).map(Outcome::Number);
+                return union
+                    .seek_data(id, None, *offset, *hole)
+                    .map(Outcome::Number);
             }
             Action::Write { offset, data } => return self.write(who, id, *offset, data),
             Action::Append { data } => {
@@ -370,7 +372,10 @@ impl UnionSide {
             return Ok(Outcome::Number(0));
         }
         let pairs = ((from, *from_offset), (to, *to_offset));
-        match self.union().copy_range(pairs.0, pairs.1, *len, caller(who)) {
+        match self
+            .union()
+            .copy_range(pairs.0, None, pairs.1, *len, caller(who))
+        {
             // The kernel copies by reading and writing then.
             Err(Errno::XDEV) => {
                 let mut data = vec![0; usize::try_from(*len).unwrap()];

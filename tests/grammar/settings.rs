@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use proptest::prelude::*;
 use unionfs::options::ownership::Records;
-use unionfs::options::{RenameDir, WhiteoutForm};
+use unionfs::options::{DataPath, RenameDir, WhiteoutForm};
 
 use crate::draw::*;
 
@@ -54,7 +54,17 @@ pub(crate) fn choices(name: &'static str) -> Option<Case> {
         ("follow", RenameDir::Copy),
         ("nofollow", RenameDir::Copy),
     ];
+    let opens = [
+        ("auto", DataPath::Auto),
+        ("passthrough", DataPath::Passthrough),
+        ("none", DataPath::NoOpen),
+        ("cached", DataPath::Cached),
+    ];
     let case = match name {
+        "open" => setting(name, words(&opens), |o, mode| o.open = mode),
+        "writeback" => setting(name, words(&[("0", true), ("1", false)]), |o, through| {
+            o.write_through = through;
+        }),
         "rename_dir" => setting(name, words(&renames), |o, mode| o.rename_dir = mode),
         "redirect_dir" => setting(name, words(&redirects), |o, mode| o.rename_dir = mode),
         "metacopy" => setting(name, words(&[("on", true), ("off", false)]), |o, on| {

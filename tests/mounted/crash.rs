@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -114,7 +115,11 @@ impl Op {
             Self::Create(path) => io(fs::File::create_new(at(path)).map(drop)),
             Self::Append(path, text) => {
                 let file = fs::OpenOptions::new().append(true).open(at(path));
-                io(file.and_then(|mut file| file.write_all(text.as_bytes())))
+                let mut file = file.map_err(|error| errno(&error))?;
+                io(file.write_all(text.as_bytes()))?;
+                // Whether it came in is known by then; a daemon that is gone gives EIO here.
+                let closed = nix::unistd::close(OwnedFd::from(file));
+                closed.map_err(|_| Errno::NOTCONN)
             }
             Self::Truncate(path, size) => nix::unistd::truncate(&at(path), *size)
                 .map_err(|error| Errno::from_raw_os_error(error as i32)),

@@ -7,13 +7,18 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod budgets;
+mod budgets_passthrough;
 mod calls;
 mod crash;
 mod idmap;
+mod kept;
+mod mapped;
 mod metacopy;
 mod rename_dir;
 mod snapshot;
 mod spec;
+mod stale;
 mod stress;
 mod support;
 mod user;
@@ -36,6 +41,8 @@ mod ownership;
 mod ownership_map;
 mod ownership_others;
 mod ownership_records;
+mod passthrough;
+mod passthrough_nodes;
 mod plinks;
 mod plinks_crash;
 mod plinks_rootless;
@@ -49,6 +56,7 @@ mod regressions_layers;
 mod regressions_life;
 mod regressions_modes;
 mod regressions_unlinked;
+mod requests;
 mod truth_table_plinks;
 mod truth_table_read;
 mod truth_table_remove;

@@ -8,6 +8,7 @@ use rustix::fs::{OFlags, RenameFlags};
 
 use crate::dialects;
 use crate::fails;
+use crate::process::{following, opens_unseen};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 
@@ -23,12 +24,16 @@ fn is_metacopy(m: &Mount, name: &str) -> bool {
 
 /// A file of 160,000 bytes, and attributes of it that only the upper has.
 fn changed(dialect: Dialect) -> Mount {
+    changed_with(dialect, "metacopy=on")
+}
+
+fn changed_with(dialect: Dialect, options: &str) -> Mount {
     let m = Stack::of(dialect)
         .lower([
             format!("d/f={} | mode=0644 mtime=7", data()),
             "small=s".to_owned(),
         ])
-        .mount_with("metacopy=on");
+        .mount_with(options);
     m.chmod("d/f", 0o600).unwrap();
     m.chown("d/f", 5, 6).unwrap();
     xattr::set(m.p("d/f"), "user.k", b"v").unwrap();
@@ -74,7 +79,7 @@ dialects! {
 
     /// The first change of the data brings all of them; before that, opening does.
     fn data_follow_when_written(dialect) {
-        let mut m = changed(dialect);
+        let mut m = changed_with(dialect, &format!("metacopy=on,{}", following()));
         let reader = fs::File::open(m.p("d/f")).unwrap();
         let ino = m.stat("d/f").unwrap().st_ino;
         let before = reader.metadata().unwrap();
@@ -175,7 +180,8 @@ fn set_id_bits_and_capabilities() {
     xattr::set(m.p("c"), "security.capability", &capability).unwrap();
     for name in ["f", "c"] {
         drop(fs::OpenOptions::new().write(true).open(m.p(name)).unwrap());
-        assert!(!is_metacopy(&m, name));
+        // Without a word of the open nothing has to be there yet.
+        assert_eq!(is_metacopy(&m, name), opens_unseen());
     }
     assert_eq!(m.stat("f").unwrap().st_mode & 0o7777, 0o4755);
     let kept = xattr::get(m.p("c"), "security.capability").unwrap();
@@ -212,7 +218,7 @@ fn of_a_lower_in_a_renamed_directory() {
     let times = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH);
     holes.set_times(times).unwrap();
     drop(holes);
-    let mut m = m.mount();
+    let mut m = m.mount_with(following());
     let open = fs::File::open(m.p("d/f")).unwrap();
     let mut start = [0; 4];
     open.read_exact_at(&mut start, 0).unwrap();
@@ -251,7 +257,10 @@ fn attributes_that_change_while_the_data_come() {
         m.chmod(name, 0o640).unwrap();
         assert!(is_metacopy(&m, name));
         std::thread::scope(|scope| {
-            let open = || fs::OpenOptions::new().write(true).open(m.p(name)).unwrap();
+            let open = || {
+                let file = fs::OpenOptions::new().write(true).open(m.p(name));
+                file.unwrap().write_all_at(&[7], 0).unwrap();
+            };
             let opened = scope.spawn(open);
             std::thread::sleep(std::time::Duration::from_millis(2 + 6 * round as u64));
             m.chmod(name, 0o700).unwrap();

@@ -16,7 +16,7 @@ use crate::spec::{self, Dialect};
 use crate::support::{Layers, Mount, Stack};
 
 /// Something mounted on a layer's directory, for as long as this lives.
-struct Covered(PathBuf);
+pub struct Covered(pub PathBuf);
 
 impl Covered {
     fn tmpfs(path: &Path) -> Self {
@@ -30,7 +30,7 @@ impl Covered {
     }
 
     /// The kernel's own union, with one file in each of two directories.
-    fn overlay(path: &Path, scratch: &Path) -> Self {
+    pub fn overlay(path: &Path, scratch: &Path) -> Self {
         let at = |name: &str| scratch.join("of-overlay").join(name);
         fs::create_dir_all(at("one/d")).unwrap();
         fs::create_dir_all(at("two/d")).unwrap();

@@ -224,6 +224,7 @@ dialects! {
             at += rustix::io::pwrite(&fd, &data[at..end], at as u64).unwrap();
         }
         assert!(contents(&fd) == data);
+        rustix::fs::fdatasync(&fd).unwrap();
         assert!(fs::read(m.up("f")).unwrap() == data);
         let mut part = vec![0; 70_001];
         assert_eq!(rustix::io::pread(&fd, &mut part, 4_999_999), Ok(12));

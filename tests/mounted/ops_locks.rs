@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, flock};
 use rustix::io::Errno;
 
-use crate::process::wait_for;
+use crate::process::{following, wait_for};
 use crate::support::{Mount, Stack};
 
 /// Opens the file in a new process, tries a lock there and gives the error number, or 0.
@@ -59,7 +59,10 @@ fn record_exclusive(fd: &OwnedFd) -> rustix::io::Result<()> {
 
 #[test]
 fn flock_between_processes() {
-    let m = Stack::new().upper(["u"]).lower(["l"]).mount();
+    let m = Stack::new()
+        .upper(["u"])
+        .lower(["l"])
+        .mount_with(following());
     for name in ["u", "l"] {
         let fd = m.open(name, OFlags::RDONLY).unwrap();
         flock(&fd, FlockOperation::LockShared).unwrap();
@@ -104,7 +107,7 @@ fn record_locks_between_processes() {
 /// A lock taken on the lower file holds against those who open it after its copy-up.
 #[test]
 fn lock_survives_copy_up() {
-    let m = Stack::new().lower(["f"]).mount();
+    let m = Stack::new().lower(["f"]).mount_with(following());
     let fd = m.open("f", OFlags::RDONLY).unwrap();
     flock(&fd, FlockOperation::LockExclusive).unwrap();
     m.chmod("f", 0o666).unwrap();

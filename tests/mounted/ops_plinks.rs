@@ -11,7 +11,7 @@ use crate::calls::contents;
 use crate::dialects;
 use crate::fails;
 use crate::plinks::{Entry, append, entries, flush, list};
-use crate::process::{finish, run, unionfs};
+use crate::process::{finish, following, run, unionfs};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 
@@ -90,7 +90,7 @@ dialects! {
     }
 
     fn an_open_file_without_a_name(dialect) {
-        let mut m = Stack::of(dialect).lower(["a=1", "a~b", "p=2", "p~q"]).mount();
+        let mut m = Stack::of(dialect).lower(["a=1", "a~b", "p=2", "p~q"]).mount_with(following());
         let early = m.open("a", OFlags::RDONLY).unwrap();
         let late = m.open("b", OFlags::RDWR).unwrap();
         let lower = m.open("p", OFlags::RDONLY).unwrap();

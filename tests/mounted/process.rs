@@ -171,3 +171,21 @@ pub fn threads(pid: i32) -> String {
     };
     tasks.flatten().map(describe).collect()
 }
+
+/// The way of data that the whole run is about, if it is not the default: `UNIONFS_TEST_OPEN`.
+pub fn way() -> Option<String> {
+    std::env::var("UNIONFS_TEST_OPEN").ok()
+}
+
+/// True when the daemon is not asked for opens, and what is written comes to it late.
+pub fn opens_unseen() -> bool {
+    way().as_deref() == Some("none")
+}
+
+/// An option with which descriptors that were opened before a copy-up follow to the upper.
+pub fn following() -> &'static str {
+    match way().as_deref() {
+        None | Some("passthrough") => "open=cached",
+        Some(_) => "",
+    }
+}

@@ -292,8 +292,10 @@ fn no_space_in_the_middle_of_a_copy_up() {
     for _ in 0..3 {
         fails!(m.chmod("big", 0o600), NOSPC);
         fails!(
-            m.open("big", OFlags::RDWR)
-                .and_then(|fd| rustix::io::write(fd, b"x")),
+            m.open("big", OFlags::RDWR).and_then(|fd| {
+                rustix::io::write(&fd, b"x")?;
+                rustix::fs::fsync(fd)
+            }),
             NOSPC
         );
         fails!(m.rename("big", "d/big"), NOSPC);

@@ -8,6 +8,7 @@ use rustix::fs::{IFlags, OFlags, RenameFlags};
 use crate::calls::Caller;
 use crate::dialects;
 use crate::fails;
+use crate::process::opens_unseen;
 use crate::spec::Dialect;
 use crate::support::Stack;
 
@@ -91,12 +92,20 @@ dialects! {
             let fd = m.open(name, OFlags::RDONLY).unwrap();
             rustix::fs::fsync(&fd).unwrap();
         }
-        fails!(m.open("log", OFlags::WRONLY), PERM);
-        fails!(m.open("fixed", OFlags::WRONLY), PERM);
+        for name in ["log", "fixed"] {
+            let overwritten = m.open(name, OFlags::WRONLY).and_then(|fd| {
+                // Without a word of the open, the first that is told of it is the change.
+                assert!(opens_unseen());
+                rustix::io::write(&fd, b"3")?;
+                rustix::fs::fsync(fd)
+            });
+            fails!(overwritten, PERM);
+        }
         let fd = m.open("log", OFlags::WRONLY | OFlags::APPEND).unwrap();
         rustix::io::write(&fd, b"2").unwrap();
         drop(fd);
         m.assert_file("log", "12");
+        m.assert_file("fixed", "1");
         drop((log, fixed));
     }
 }

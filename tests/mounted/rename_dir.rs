@@ -13,7 +13,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::dialects;
 use crate::fails;
-use crate::process::wait_for;
+use crate::process::{following, wait_for};
 use crate::regressions_copy_up::Image;
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
@@ -86,7 +86,7 @@ dialects! {
         for mode in MODES {
             let m = Stack::of(dialect)
                 .lower(["d/f=lower", "d/s/g=lower", "d/gone=still", "d/old/x", "k"])
-                .mount_with(mode);
+                .mount_with([mode, following()].join(",").trim_end_matches(','));
             let mut read = fs::File::open(m.p("d/f")).unwrap();
             let dir = fs::File::open(m.p("d/s")).unwrap();
             let mut gone = fs::File::open(m.p("d/gone")).unwrap();

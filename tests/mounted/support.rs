@@ -15,7 +15,7 @@ use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
 use crate::process::{
-    abort, alive, daemons, device_of, finish, held_elsewhere, run, threads, unionfs, wait_for,
+    abort, alive, daemons, device_of, finish, held_elsewhere, run, threads, unionfs, wait_for, way,
 };
 use crate::snapshot::{self, Snapshot};
 use crate::spec::{self, Dialect};
@@ -177,8 +177,14 @@ impl Layers {
         self.upper.as_deref().unwrap()
     }
 
-    /// The value of `-o`.
+    /// The value of `-o`. The way of data is the environment's, if it names one and `more` does not.
     pub fn options(&self, more: &str) -> OsString {
+        let way = way().filter(|_| !more.split(',').any(|word| word.starts_with("open=")));
+        let more = match way {
+            Some(way) if more.is_empty() => format!("open={way}"),
+            Some(way) => format!("{more},open={way}"),
+            None => more.to_owned(),
+        };
         if let Some(permissions) = &self.branches {
             let layers = self.upper.iter().chain(&self.lowers);
             let named = layers

@@ -158,6 +158,26 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,upperdir=/u,fsync=0",
     },
     Row {
+        names: &["open"],
+        takes: Value("auto|passthrough|none|cached"),
+        peers: &[Own],
+        status: Supported,
+        text: "How data travel. `passthrough`: the kernel reads and writes the layers' files itself; only \
+               root of the machine can have it. `none`: the kernel opens files without asking, and writes \
+               back late. `cached`: each open is asked for, each write told at once. `auto` (default): \
+               `passthrough` where it can be had, else `cached` for root and `none` for others. What \
+               cannot be had becomes `none`, with a warning.",
+        example: "lowerdir=/l1,open=none",
+    },
+    Row {
+        names: &["writeback"],
+        takes: Value("0|1"),
+        peers: &[Own, FuseOverlayfs1, FuseOverlayfs2],
+        status: Supported,
+        text: "0: with `open=none` every write is told at once, too. Default: 1.",
+        example: "lowerdir=/l1,writeback=0",
+    },
+    Row {
         names: &["threads"],
         takes: Value("1-64"),
         peers: &[Own],

@@ -72,12 +72,11 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,ino32_t",
     },
     Row {
-        names: &["threaded", "fast_ino", "fast_ino_check", "writeback"],
+        names: &["threaded", "fast_ino", "fast_ino_check"],
         takes: Value("0|1"),
         peers: &[FuseOverlayfs1, FuseOverlayfs2],
         status: Accepted,
-        text: "Requests are always served by several threads, inode numbers cost nothing, and \
-               pages are written back when that is right.",
+        text: "Requests are always served by several threads, and inode numbers cost nothing.",
         example: "lowerdir=/l1,threaded=1",
     },
     Row {

@@ -1,0 +1,41 @@
+//! Ioctls: those of files, and those by which programs of ours talk to the daemon.
+
+use fuser::{ReplyIoctl, Request};
+
+use crate::stats::Op;
+use crate::sys::{Errno, cred, ioctl};
+use crate::union::ROOT;
+
+use super::convert::errno;
+use super::filesystem::UnionFs;
+
+impl UnionFs {
+    /// Answers an ioctl.
+    pub(super) fn asked(
+        &self, req: &Request, id: u64, command: u32, input: &[u8], out_size: u32, reply: ReplyIoctl,
+    ) {
+        // What counts must not be counted.
+        let counts = id == ROOT && command == ioctl::REQUESTS;
+        if !counts && !self.on(Op::Ioctl).is_control(id, command) {
+            let result = self.union.ioctl(id, command, input, out_size as usize);
+            if let Some(table) = &self.passthrough {
+                table.flags_changed(&self.union, id);
+            }
+            return match result {
+                Ok(data) => reply.ioctl(0, &data),
+                Err(e) => reply.error(errno(e)),
+            };
+        }
+        if ![0, cred::own_uid()].contains(&req.uid()) {
+            return reply.error(errno(Errno::PERM));
+        }
+        if counts {
+            return reply.ioctl(0, &self.counts.bytes());
+        }
+        let input = input.to_vec();
+        self.aside(move |union| match union.control(command, &input) {
+            Ok(data) => reply.ioctl(0, &data),
+            Err(e) => reply.error(errno(e)),
+        });
+    }
+}

@@ -1,0 +1,110 @@
+//! Opening and making files, in each way of data that has opens.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use fuser::{FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen, Request};
+
+use crate::sys::{Errno, Result};
+use crate::union::{Entry, Union};
+
+use super::convert::{caller, errno};
+use super::filesystem::UnionFs;
+use super::passthrough::{Opened, Opening, Passthrough};
+use super::policy::NEVER;
+
+impl UnionFs {
+    /// The file that those read who opened the node before its data came to the upper.
+    pub(super) fn old_file(&self, id: u64, handle: FileHandle) -> Option<Arc<OwnedFd>> {
+        self.passthrough.as_ref()?.old_file(id, handle)
+    }
+
+    pub(super) fn open_file(&self, req: &Request, id: u64, flags: i32, reply: ReplyOpen) {
+        let (opening, who) = (Opening::new(id, flags), caller(req));
+        let slow =
+            (opening.mode.write || opening.mode.truncate) && self.union.needs_copy_up(opening.id);
+        let passthrough = self.passthrough.clone();
+        let flags = self.policy.open_flags(opening.mode.write);
+        self.maybe_slowly(slow, move |union| {
+            let opened = match passthrough {
+                Some(table) => table.open(union, opening, who, |file| reply.open_backing(file)),
+                None => union
+                    .open(opening.id, opening.mode, who)
+                    .map(|()| through_us(flags)),
+            };
+            match opened {
+                Ok(Opened {
+                    handle,
+                    flags,
+                    backing: Some(backing),
+                }) => reply.opened_passthrough(handle, flags, &backing),
+                Ok(opened) => reply.opened(opened.handle, opened.flags),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
+
+    pub(super) fn create_file(
+        &self, req: &Request, parent: u64, name: &OsStr, mode: (u32, u32), flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (mode, umask) = mode;
+        let mut opening = Opening::new(0, flags);
+        let exclusive = flags & libc::O_EXCL != 0;
+        let (name, who) = (name.as_bytes(), caller(req));
+        let made = self
+            .union
+            .create(parent, name, mode, exclusive, opening.mode, who, umask);
+        let entry = match made {
+            Ok(entry) => entry,
+            Err(e) => return reply.error(errno(e)),
+        };
+        opening.id = entry.id;
+        let opened = match &self.passthrough {
+            Some(table) => open_made(table, &self.union, opening, &entry, &reply),
+            None => Ok(through_us(self.policy.open_flags(opening.mode.write))),
+        };
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(e) => {
+                self.union.forget(entry.id, 1);
+                return reply.error(errno(e));
+            }
+        };
+        let mut ttl = self.policy.attr_of(&entry).min(self.policy.entry);
+        if opening.maps && opened.backing.is_some() {
+            // Its attributes were taken before it was opened.
+            ttl = NEVER;
+        }
+        let attr = self.policy.attributes(&entry.attr, entry.id);
+        let generation = Generation(entry.generation);
+        let (handle, flags) = (opened.handle, opened.flags);
+        match opened.backing {
+            Some(backing) => {
+                reply.created_passthrough(&ttl, &attr, generation, handle, flags, &backing);
+            }
+            None => reply.created(&ttl, &attr, generation, handle, flags),
+        }
+    }
+}
+
+/// An open file whose data go through us.
+fn through_us(flags: FopenFlags) -> Opened {
+    Opened {
+        handle: FileHandle(0),
+        flags,
+        backing: None,
+    }
+}
+
+fn open_made(
+    table: &Arc<Passthrough>, union: &Union, opening: Opening, entry: &Entry, reply: &ReplyCreate,
+) -> Result<Opened> {
+    if entry.attr.stat.mode & libc::S_IFMT != libc::S_IFREG {
+        return Err(Errno::STALE);
+    }
+    let guarded = union.must_see_writes_of(&entry.attr);
+    table.open_ready(union, opening, guarded, |file| reply.open_backing(file))
+}
