@@ -258,25 +258,20 @@ impl Filesystem for UnionFs {
         self.slowly(move |union| reply::empty(reply, union.fsync(ino.0, data)));
     }
 
-    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.union.opendir(ino.0) {
-            Ok(handle) => {
-                let flags = if self.union.keeps_numbers() {
-                    FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
-                } else {
-                    FopenFlags::empty()
-                };
-                reply.opened(FileHandle(handle), flags);
-            }
-            Err(e) => reply.error(errno(e)),
-        }
+    fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let flags = if self.union.keeps_numbers() {
+            FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
+        } else {
+            FopenFlags::empty()
+        };
+        reply.opened(FileHandle(0), flags);
     }
 
     fn readdir(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let result = self.union.readdir(fh.0, offset, |entry| {
+        let result = self.union.readdir(ino.0, offset, |entry| {
             let name = OsStr::from_bytes(&entry.name);
             !reply.add(
                 INodeNo(entry.ino),
@@ -292,10 +287,10 @@ impl Filesystem for UnionFs {
     }
 
     fn readdirplus(
-        &self, _req: &Request, ino: INodeNo, fh: FileHandle, offset: u64,
+        &self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let result = self.union.readdir(fh.0, offset, |entry| {
+        let result = self.union.readdir(ino.0, offset, |entry| {
             !self.add_plus(ino.0, entry, &mut reply)
         });
         match result {
@@ -305,9 +300,8 @@ impl Filesystem for UnionFs {
     }
 
     fn releasedir(
-        &self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty,
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty,
     ) {
-        self.union.closedir(fh.0);
         reply.ok();
     }
 

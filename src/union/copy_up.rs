@@ -261,7 +261,7 @@ impl Union {
             return self.adopt_orphan(inode, copy);
         };
         let parent = self.dir_fd(&alias.parent, 0)?;
-        let _names = dir_of(&alias.parent)?.write_names();
+        let names = dir_of(&alias.parent)?.write_names();
         if self.in_upper(inode) {
             // The rename of a directory above brought it there.
             return Ok(());
@@ -290,6 +290,9 @@ impl Union {
         self.inodes.rekey(inode, key, inode.by_name);
         self.settle_data(inode, leaves, &alias);
         inode.set_copied_up();
+        if is_kept && !inode.by_name {
+            names.note_copied_up(&alias.name);
+        }
         if let Some(file) = file.filter(|_| !leaves) {
             self.keep_file(inode, file);
         }

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
@@ -11,12 +11,16 @@ use crate::layer::LayerIndex;
 use crate::layer::upper::Temp;
 use crate::sys::FileKind;
 
+use super::known_names::Kept;
 use super::metacopy::DataPlace;
 use super::nlink::Subdirs;
 
 /// Names of one inode that are remembered besides the first. An inode with more names is reached
 /// through a held descriptor once all remembered ones are gone.
 const MAX_MORE_NAMES: usize = 3;
+
+/// Looks for single names of a directory before it is asked how large it is.
+const FIRST_LOOKS_DUE: usize = 8;
 
 /// A directory's part in one layer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,9 +56,29 @@ pub(crate) struct Dir {
     pub stack: RwLock<DirStack>,
     /// Subdirectories that it shows.
     pub subdirs: Subdirs,
+    /// What its names stand for, if that is known (a leaf of the lock order).
+    pub known: RwLock<Option<Box<Kept>>>,
+    /// How often [`Self::known`] was forgotten.
+    pub changes: AtomicUsize,
+    /// Looks into layers for single names since it was last read.
+    pub looks: AtomicUsize,
+    /// After so many it is time to read it.
+    pub looks_due: AtomicUsize,
 }
 
 impl Dir {
+    fn new(stack: DirStack, subdirs: Option<u32>) -> Self {
+        Self {
+            names: RwLock::new(()),
+            stack: RwLock::new(stack),
+            subdirs: Subdirs::new(subdirs),
+            known: RwLock::default(),
+            changes: AtomicUsize::new(0),
+            looks: AtomicUsize::new(0),
+            looks_due: AtomicUsize::new(FIRST_LOOKS_DUE),
+        }
+    }
+
     /// True when objects of its upper part may be copies with a number of their own.
     pub fn has_copies(&self) -> bool {
         self.stack
@@ -210,13 +234,9 @@ impl Inode {
                 data: None,
                 held: None,
             }),
-            dir: new.stack.map(|stack| {
-                Box::new(Dir {
-                    names: RwLock::new(()),
-                    stack: RwLock::new(stack),
-                    subdirs: Subdirs::new(new.subdirs),
-                })
-            }),
+            dir: new
+                .stack
+                .map(|stack| Box::new(Dir::new(stack, new.subdirs))),
         }
     }
 

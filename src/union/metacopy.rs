@@ -19,8 +19,8 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 use super::Union;
 use super::copy_up::Need;
 use super::descriptors::{Real, Use};
+use super::find::Step;
 use super::inode::{Alias, Inode};
-use super::lookup::Step;
 use super::rank::{Rank, Ranked};
 use super::redirect::Trail;
 

@@ -15,7 +15,7 @@
 //!    changes, for the system calls of the change.
 //! 5. [`Inode::place`], [`inode::Dir::stack`]: momentary, no call is made under them.
 //! 6. Leaves: the maps of [`inode_table::InodeTable`], the table of pseudo-links, descriptor caches,
-//!    the upper's hidden directories, [`ownership::Owners`]'s change of a record. Nothing else is
+//!    [`inode::Dir::known`], the upper's hidden directories, [`ownership::Owners`]'s change of a record. Nothing else is
 //!    taken under them.
 //!
 //! No lock is held while a reply is sent, which this module never does, or a notification (`stale`).
@@ -29,14 +29,17 @@ mod copy_up;
 mod create;
 mod descriptors;
 mod fate;
+mod find;
 mod inode;
 mod inode_table;
 mod io;
+mod known_names;
 mod link;
 mod listing;
 mod lookup;
 mod mapped_values;
 mod metacopy;
+mod names;
 mod nlink;
 mod numbers;
 mod ownership;
@@ -56,10 +59,7 @@ mod stale;
 pub mod types;
 mod xattr;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-
-use dashmap::DashMap;
 
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
@@ -69,12 +69,12 @@ pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
 use descriptors::Descriptors;
 use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
+use known_names::Keeper;
 use numbers::Numbers;
 pub(crate) use ownership::Owners;
 pub use plink_flush::Flushed;
 use plink_table::Plinks;
 use rank::TreeLock;
-use readdir::OpenDir;
 use stale::Stale;
 pub use types::{Attr, Caller, DirEntry, Entry, Make, OpenMode, SetAttr, SetTime, StatFs};
 
@@ -92,8 +92,7 @@ pub struct Union {
     inodes: InodeTable,
     descriptors: Descriptors,
     tree: TreeLock,
-    open_dirs: DashMap<u64, Arc<OpenDir>>,
-    next_dir_handle: AtomicU64,
+    known_names: Keeper,
     /// Data of a copy-up are not flushed before it is published, and fsync does nothing.
     volatile: bool,
     /// statfs adds up the filesystems of all layers.
@@ -169,8 +168,7 @@ impl Union {
             descriptors: Descriptors::new(settings.descriptors),
             layers,
             tree: TreeLock::default(),
-            open_dirs: DashMap::new(),
-            next_dir_handle: AtomicU64::new(1),
+            known_names: Keeper::default(),
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),

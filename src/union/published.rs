@@ -109,6 +109,11 @@ impl Drop for Published<'_> {
             tracing::error!("a directory stays complete in the upper after a failed rename: {e}");
             return;
         }
+        for known in &self.merged {
+            if let Some(dir) = &known.inode.dir {
+                dir.forget_names();
+            }
+        }
         for (from, to, name) in self.moves.iter().rev() {
             if let Err(e) = sys::at::rename_at(&**to, name, &**from, name, RenameFlags::empty()) {
                 tracing::warn!("a copy stays in the upper after a failed rename: {e}");
@@ -140,6 +145,7 @@ impl Union {
     /// still be in use below it.
     pub(super) fn leave_lowers(&self, inode: &Arc<Inode>) {
         let Some(dir) = &inode.dir else { return };
+        dir.forget_names();
         let lower = Self::lower_place(inode);
         let own = DirPart {
             copies: true,

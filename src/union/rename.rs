@@ -16,9 +16,13 @@ use crate::sys::{self, Errno, Result};
 use super::Union;
 use super::complete::Completion;
 use super::copy_up::Need;
+use super::fate::Fate;
+use super::find::InUpper;
 use super::inode::Inode;
 use super::inode_table::Found;
-use super::lookup::{InUpper, Known, dir_of};
+use super::lookup::{Known, dir_of};
+use super::names::Info;
+use super::rank::NamesWrite;
 use super::remove::Leaving;
 
 /// One side of a rename.
@@ -170,7 +174,7 @@ impl Union {
         let dir = dir_of(parent)?;
         let _tree = self.tree.read();
         let _names = dir.read_names();
-        let Some(found) = self.find(parent, name, 0)? else {
+        let Some(found) = self.find(parent, name)? else {
             return if exchange { Err(Errno::NOENT) } else { Ok(()) };
         };
         let found = found.found;
@@ -219,12 +223,18 @@ impl Union {
         } else {
             (to, from)
         };
-        let _first = dir_of(first)?.write_names();
-        let _second = if Arc::ptr_eq(from, to) {
+        let first_names = dir_of(first)?.write_names();
+        let second_names = if Arc::ptr_eq(from, to) {
             None
         } else {
             Some(dir_of(second)?.write_second_names())
         };
+        let names = BothNames::new(
+            &first_names,
+            second_names.as_ref(),
+            Arc::ptr_eq(first, from),
+        );
+        names.unchanged();
         if from.is_unlinked() || to.is_unlinked() {
             return Err(Errno::NOENT);
         }
@@ -245,15 +255,21 @@ impl Union {
             }
         }
         Self::check_loop(&src, to)?;
+        names.unsettle();
         if flags.contains(RenameFlags::EXCHANGE) {
             Self::check_loop(&dst, from)?;
             return self.exchange(&src, &dst, work);
         }
-        self.replace(&src, &mut dst, flags.contains(RenameFlags::WHITEOUT), work)
+        let left = self.replace(&src, &mut dst, flags.contains(RenameFlags::WHITEOUT), work)?;
+        if let Some(left) = left {
+            names.note(&src, &dst, left);
+        }
+        Ok(())
     }
 
     fn side<'a>(&'a self, parent: &'a Arc<Inode>, name: Name<'a>) -> Result<Side<'a>> {
-        let found = self.find(parent, name, 0)?.map(|f| f.found);
+        let found = self.find(parent, name)?.map(|f| f.found);
+        let (state, in_lower) = self.standing(parent, name, found.as_ref())?;
         let known = found.as_ref().and_then(|f| self.known(parent, name, f));
         let inode = known.as_ref().map(|k| Arc::clone(&k.inode));
         Ok(Side {
@@ -263,8 +279,8 @@ impl Union {
             inode,
             _known: known,
             found,
-            state: self.in_upper_dir(parent, name)?,
-            in_lower: self.in_lower(parent, name)?,
+            state,
+            in_lower,
         })
     }
 
@@ -321,9 +337,11 @@ impl Union {
         }
     }
 
+    /// Returns what is known of the source's name afterwards, if nothing out of the ordinary was to be
+    /// done.
     fn replace<'a>(
         &'a self, src: &Side<'_>, dst: &mut Side<'_>, want_whiteout: bool, work: &mut Work<'a>,
-    ) -> Result<()> {
+    ) -> Result<Option<Left>> {
         let upper = self.upper()?;
         match (src.is_dir(), dst.found.as_ref().map(|_| dst.is_dir())) {
             (true, Some(false)) => return Err(Errno::NOTDIR),
@@ -355,6 +373,9 @@ impl Union {
         }
         let fate = self.make_movable(src, dst, work.source.as_mut(), &mut work.no_redirect)?;
         self.mark_target(src, dst)?;
+        let hides = dst_marker || (src.is_dir() && dst.hides_something());
+        let is_plain = matches!(fate, Fate::None) && !hides && !dst.is_dir();
+        let mut left = None;
         let hide = src.in_lower || want_whiteout;
         let losing = losing.map(|losing| (losing, dst.parent, dst.name));
         if fate.is_redirected() {
@@ -373,7 +394,7 @@ impl Union {
                 result => result?,
             }
         } else {
-            self.lose(losing, false, || {
+            left = self.lose(losing, false, || {
                 Self::rename_in_upper(upper, src, dst, hide)
             })?;
         }
@@ -388,7 +409,50 @@ impl Union {
             leaving.done(self);
         }
         self.moved(src, dst, fate, work.source.as_mut());
-        Ok(())
+        Ok(left.filter(|_| is_plain))
+    }
+}
+
+/// What is known of a name that was moved away: nothing, or how it is hidden.
+pub(super) type Left = Option<Info>;
+
+/// The names of both directories of a rename, written.
+struct BothNames<'a> {
+    from: &'a NamesWrite<'a>,
+    to: &'a NamesWrite<'a>,
+}
+
+impl<'a> BothNames<'a> {
+    fn new(
+        first: &'a NamesWrite<'a>, second: Option<&'a NamesWrite<'a>>, first_is_from: bool,
+    ) -> Self {
+        let second = second.unwrap_or(first);
+        let (from, to) = if first_is_from {
+            (first, second)
+        } else {
+            (second, first)
+        };
+        Self { from, to }
+    }
+
+    fn unchanged(&self) {
+        self.from.unchanged();
+        self.to.unchanged();
+    }
+
+    fn unsettle(&self) {
+        self.from.unsettle();
+        self.to.unsettle();
+    }
+
+    /// Says that an object has moved.
+    fn note(&self, src: &Side<'_>, dst: &Side<'_>, left: Left) {
+        let (Some(found), Some(inode)) = (&src.found, &src.inode) else {
+            return;
+        };
+        let moved = Info::in_upper(found.stat.kind(), inode.ino(), dst.in_lower);
+        self.from.note(src.name.bytes(), |_| left);
+        self.to.note(dst.name.bytes(), |_| Some(moved));
     }
 }
 

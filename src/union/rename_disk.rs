@@ -10,7 +10,8 @@ use crate::options::WhiteoutForm;
 use crate::sys::{self, Errno, Result};
 
 use super::Union;
-use super::rename::Side;
+use super::names::Info;
+use super::rename::{Left, Side};
 
 impl Union {
     /// Replaces the victim directory, which shows nothing but may hold markers, by one that is
@@ -48,6 +49,7 @@ impl Union {
             // It stands alone on disk from now on, whether or not the rename comes to its end.
             if let Some(dir) = &inode.dir {
                 dir.stack.write().truncate(1);
+                dir.forget_names();
             }
             self.inodes
                 .rekey(inode, self.inodes.numbers.of(new.dev, new.ino), false);
@@ -55,10 +57,11 @@ impl Union {
         Ok(added)
     }
 
-    /// The renaming itself, with a whiteout left at the source when `hide`.
+    /// The renaming itself, with a whiteout left at the source when `hide`. Returns what is known of
+    /// the source's name then, if that is sure.
     pub(super) fn rename_in_upper(
         upper: &Upper, src: &Side<'_>, dst: &Side<'_>, hide: bool,
-    ) -> Result<()> {
+    ) -> Result<Option<Left>> {
         let (from, to) = (src.name.bytes(), dst.name.bytes());
         let rename = |flags| sys::at::rename_at(&*src.fd, from, &*dst.fd, to, flags);
         if dst.state.whiteout_entry && src.is_dir() {
@@ -67,11 +70,13 @@ impl Union {
             if !hide && let Err(e) = sys::at::unlink_at(&*src.fd, from) {
                 tracing::warn!("a needless whiteout could not be removed: {e}");
             }
-            return Ok(());
+            return Ok(None);
         }
+        let marked = Some(Info::hidden(false, true, src.in_lower));
         if !hide || src.state.marker {
             // A whiteout file that is already there goes on hiding what is below.
-            return rename(RenameFlags::empty());
+            rename(RenameFlags::empty())?;
+            return Ok(Some(marked.filter(|_| src.state.marker)));
         }
         let undo = || {
             // An object beside its whiteout shows all the same.
@@ -80,12 +85,16 @@ impl Union {
         let can_mark = whiteout_of(from).is_some();
         if upper.form() == WhiteoutForm::Aufs && can_mark {
             upper.write_marker_beside(src.fd.as_fd(), from)?;
-            return rename(RenameFlags::empty()).inspect_err(|_| undo());
+            rename(RenameFlags::empty()).inspect_err(|_| undo())?;
+            return Ok(Some(marked));
         }
         sys::cred::enter_own();
         match rename(RenameFlags::WHITEOUT) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if can_mark => {}
-            result => return result,
+            result => {
+                result?;
+                return Ok(Some(Some(Info::hidden(true, false, src.in_lower))));
+            }
         }
         // A filesystem without RENAME_WHITEOUT: a whiteout file bridges the moment.
         upper.write_marker_beside(src.fd.as_fd(), from)?;
@@ -95,7 +104,7 @@ impl Union {
         if let Err(e) = tidy.and_then(|_| upper.remove_marker(src.fd.as_fd(), from)) {
             tracing::warn!("a whiteout file could not be replaced by a device: {e}");
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The renaming of a redirected directory, with a whiteout left at the source when `hide`.

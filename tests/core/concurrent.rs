@@ -212,11 +212,7 @@ fn churn(union: &Union, dice: &mut Dice, refs: &mut Refs) {
             refs.forget(union);
             return;
         }
-        10 => union.opendir(one).and_then(|handle| {
-            let listed = union.readdir(handle, 0, |_| true);
-            union.closedir(handle);
-            listed
-        }),
+        10 => union.readdir(one, 0, |_| true),
         _ => match union.lookup(one, name) {
             Ok(Some(entry)) => use_node(union, dice, refs.add(entry.id)),
             other => other.map(drop),
@@ -259,15 +255,13 @@ fn tree(union: &Union) -> BTreeMap<Vec<u8>, (FileKind, Vec<u8>)> {
     let mut todo = vec![(Vec::new(), ROOT)];
     let mut refs = Refs::default();
     while let Some((path, id)) = todo.pop() {
-        let handle = union.opendir(id).unwrap();
         let mut names = Vec::new();
         union
-            .readdir(handle, 0, |entry| {
+            .readdir(id, 0, |entry| {
                 names.push(entry.name.to_vec());
                 true
             })
             .unwrap();
-        union.closedir(handle);
         for name in names.into_iter().filter(|n| n != b"." && n != b"..") {
             let entry = union.lookup(id, &name).unwrap().expect("listed, not found");
             refs.add(entry.id);

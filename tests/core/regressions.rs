@@ -253,3 +253,39 @@ fn the_number_of_a_known_file_stays_when_it_is_copied_up() {
     let again = union.lookup(ROOT, b"a").unwrap().unwrap();
     assert_eq!((again.id, again.attr.ino), (id, before), "looked up again");
 }
+
+#[test]
+fn what_a_layer_lost_behind_our_back_is_looked_for_anew() {
+    let stack = Stack::new(WhiteoutForm::Aufs);
+    let lower = stack.base.path().join("lower");
+    fs::create_dir(lower.join("d")).unwrap();
+    for name in ["d/gone", "d/other"] {
+        fs::write(lower.join(name), "x").unwrap();
+    }
+    fs::create_dir(lower.join("d/dir")).unwrap();
+    let union = stack.union();
+    let dir = union.lookup(ROOT, b"d").unwrap().unwrap();
+    let list = || {
+        let mut names = Vec::new();
+        let each = |entry: &unionfs::union::DirEntry| {
+            names.push(entry.name.to_vec());
+            true
+        };
+        union.readdir(dir.id, 0, each).unwrap();
+        names.sort();
+        names
+    };
+    assert_eq!(list(), [&b"."[..], b"..", b"dir", b"gone", b"other"]);
+    fs::remove_file(lower.join("d/gone")).unwrap();
+    fs::remove_dir(lower.join("d/dir")).unwrap();
+    fs::write(lower.join("d/dir"), "no directory").unwrap();
+    assert!(union.lookup(dir.id, b"gone").unwrap().is_none());
+    assert_eq!(union.unlink(dir.id, b"gone"), Err(Errno::NOENT));
+    let other = union.lookup(dir.id, b"dir").unwrap().unwrap();
+    assert_eq!(other.attr.kind(), unionfs::union::FileKind::Regular);
+    assert_eq!(list(), [&b"."[..], b"..", b"dir", b"other"]);
+    union.unlink(dir.id, b"other").unwrap();
+    assert_eq!(list(), [&b"."[..], b"..", b"dir"]);
+    union.forget(other.id, 1);
+    union.forget(dir.id, 1);
+}

@@ -49,12 +49,11 @@ impl UnionSide {
 
     /// The entries of a directory but `.` and `..`, read in pieces of `piece` entries.
     pub fn list(&self, id: u64, piece: usize) -> Result<Vec<DirEntry>> {
-        let handle = self.union().opendir(id)?;
         let mut all: Vec<DirEntry> = Vec::new();
         let mut from = 0;
         loop {
             let mut part: Vec<DirEntry> = Vec::new();
-            self.union().readdir(handle, from, |entry| {
+            self.union().readdir(id, from, |entry| {
                 part.push(entry.clone());
                 part.len() < piece
             })?;
@@ -63,7 +62,6 @@ impl UnionSide {
             from = last.next;
             all.extend(part);
         }
-        self.union().closedir(handle);
         let dots: Vec<_> = all.iter().take(2).map(|e| e.name.to_vec()).collect();
         assert_eq!(dots, [b".".to_vec(), b"..".to_vec()]);
         assert_eq!(all[0].ino, self.union().getattr(id)?.ino, "the number of .");
