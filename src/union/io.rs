@@ -144,8 +144,9 @@ impl Union {
         self.regular(&src)?;
         self.regular(&dst)?;
         self.ensure_upper(&dst, Need::All)?;
-        let src = self.file(&src, false)?;
+        // This one first: it brings the data of a file up that may be the source too.
         let file = self.file(&dst, true)?;
+        let src = self.file(&src, false)?;
         let len = usize::try_from(len)
             .unwrap_or(usize::MAX)
             .min(i32::MAX as usize);

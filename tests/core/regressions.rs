@@ -289,3 +289,28 @@ fn what_a_layer_lost_behind_our_back_is_looked_for_anew() {
     union.forget(other.id, 1);
     union.forget(dir.id, 1);
 }
+
+#[test]
+fn ranges_of_one_file_may_not_overlap_though_its_data_are_in_a_lower() {
+    let stack = Stack::new(WhiteoutForm::Aufs);
+    fs::write(stack.lower("f"), vec![b'x'; 40_000]).unwrap();
+    let options = Options {
+        lowers: vec![stack.lower("").into()],
+        upper: Some(stack.upper("")),
+        metacopy: true,
+        ..Options::default()
+    };
+    let union = open_union(&options).unwrap();
+    let id = walk(&union, "f").unwrap();
+    let set = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    union.setattr(id, &set, BY_ROOT).unwrap();
+    let copied = union.copy_range((id, 0), (id, 100), 4097, BY_ROOT);
+    assert_eq!(copied, Err(Errno::INVAL));
+    assert_eq!(
+        union.copy_range((id, 0), (id, 30_000), 4097, BY_ROOT),
+        Ok(4097)
+    );
+}
