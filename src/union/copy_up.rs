@@ -339,7 +339,7 @@ impl Union {
             fd: Arc::new(held),
             _permit: self.descriptors.held.take(),
         };
-        inode.place.write().held = Some(Box::new(held));
+        inode.place.write().set_held(Some(held));
         self.inodes.retire(inode);
         inode.set_copied_up();
         Ok(())

@@ -12,7 +12,7 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 use super::Union;
 use super::copy_up::Need;
 use super::find::{FoundDir, InUpper};
-use super::inode::{DirPart, DirStack};
+use super::inode::{DirPart, DirStack, Inode};
 use super::inode_table::Found;
 use super::lookup::dir_of;
 use super::names::Info;
@@ -156,7 +156,10 @@ impl Union {
         } else {
             self.make_at(fd.as_fd(), name, state, creds, new)?
         };
-        let stat = sys::stat::stat_at(&*fd, name.bytes())?;
+        let stat = match &file {
+            Some(file) => sys::stat::fstat(file)?,
+            None => sys::stat::stat_at(&*fd, name.bytes())?,
+        };
         let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
         let is_tidy = self.finish_whiteout(fd.as_fd(), name, state, &stat)?;
         if stat.kind().is_dir() {
@@ -165,21 +168,22 @@ impl Union {
         // Nothing below shows through: that was checked, or is hidden by the mark it got.
         let part = DirPart::new_upper();
         let stack = stat.kind().is_dir().then(|| DirStack::from_slice(&[part]));
-        let found = Found::single(0, stat, stack);
+        let ino = self.inodes.numbers.of(stat.dev, stat.ino);
+        let mut found = Found::single(0, stat, stack);
+        found.ino = Some(ino);
         let found = FoundDir {
             found,
             handle: None,
         };
         let entry = self.intern(&parent, name, found);
         let kind = stat.kind();
-        if kind.is_dir()
-            && let Ok(inode) = self.inodes.get(entry.id)
-        {
+        if let Ok(inode) = self.inodes.get(entry.id) {
+            let acls = !self.has_acls() || self.gives_acls(&parent, fd.as_fd());
+            inode.facts.set_new(acls);
             self.know_empty(&inode);
         }
         // What a directory hides is not told apart from what it is merged with.
         if is_tidy && !(kind.is_dir() && state.is_whiteout()) {
-            let ino = self.inodes.numbers.of(stat.dev, stat.ino);
             names.note(name.bytes(), |old| {
                 let in_lower = old.is_some_and(|old| old.in_lower);
                 Some(Info::in_upper(kind, ino, in_lower))
@@ -213,6 +217,19 @@ impl Union {
         }
         sys::at::rename_at(&stage_dir, b"x", parent, name.bytes(), flags)?;
         Ok(file)
+    }
+
+    /// True when objects made in a directory may inherit ACLs.
+    fn gives_acls(&self, parent: &Inode, fd: BorrowedFd<'_>) -> bool {
+        if parent.facts.lacks(DEFAULT_ACL) {
+            return false;
+        }
+        let seen = parent.facts.look();
+        let gives = !matches!(sys::xattr::get(fd, b"", DEFAULT_ACL), Ok(None));
+        if !gives && !parent.by_name {
+            parent.facts.set_lacking(DEFAULT_ACL, seen);
+        }
+        gives
     }
 
     /// True when the backing filesystem would give new objects an ACL that no one is to see.

@@ -156,6 +156,23 @@ impl Union {
     fn find_told_dir(
         &self, parent: &Arc<Inode>, name: Name<'_>, info: Info, below: &[LayerIndex],
     ) -> Result<Option<FoundDir>> {
+        let dir = self.dir_fd(parent, info.layer)?;
+        let stat = match sys::stat::stat_at(&*dir, name.bytes()) {
+            Ok(stat) if stat.kind().is_dir() => stat,
+            Ok(_) | Err(Errno::NOENT) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if let Some(inode) = self.inodes.find_dir(parent, name.bytes(), &stat) {
+            let stat = self
+                .owners
+                .recorded(info.layer, dir.as_fd(), name.bytes(), stat)?;
+            let mut found = Found::single(info.layer, stat, Some(inode.stack()));
+            found.ino = Some(inode.ino());
+            return Ok(Some(FoundDir {
+                found,
+                handle: None,
+            }));
+        }
         let mut merge = Merge::default();
         let layers = std::iter::once(info.layer).chain(below.iter().copied());
         for (at, layer) in layers.enumerate() {

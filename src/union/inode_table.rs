@@ -126,6 +126,16 @@ impl InodeTable {
         (inode.key.load(Ordering::Acquire) == key).then_some(inode)
     }
 
+    /// The inode of the directory `name` in `parent`, whose top part has attributes `stat`, if it is
+    /// known and all of it is where names lead.
+    pub fn find_dir(&self, parent: &Arc<Inode>, name: &[u8], stat: &Stat) -> Option<Arc<Inode>> {
+        let inode = self.find(self.numbers.of(stat.dev, stat.ino))?;
+        let is_plain = inode.kind.is_dir() && !inode.is_unlinked();
+        let is_known = is_plain && Self::is_known_as(&inode, parent, name);
+        let leads = inode.place.read().lower().is_none();
+        (is_known && leads).then_some(inode)
+    }
+
     /// The inode known as `name` in `parent` for a lower object that is found by name.
     fn find_named(&self, parent: &Inode, name: &[u8]) -> Option<Arc<Inode>> {
         let id = self
@@ -403,8 +413,7 @@ impl InodeTable {
             }
             self.drop_traces(&inode);
             let place = inode.place.read();
-            let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
-            pending.extend(place.alias.iter().chain(more).map(|a| (a.parent.id, 1)));
+            pending.extend(place.all().map(|a| (a.parent.id, 1)));
             drop(place);
             gone.push(inode);
         }

@@ -59,14 +59,18 @@ impl Drop for Share {
 #[derive(Debug)]
 pub(crate) struct Kept {
     names: Names,
+    /// It is good for more than being read on.
+    lasts: bool,
     /// Since someone last looked for one to drop.
     used: AtomicBool,
     share: Share,
 }
 
 /// Sees to it that all listings together stay within limits.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Keeper {
+    /// Listings are good for more than being read on.
+    names_last: bool,
     bytes: Arc<AtomicUsize>,
     /// All directories with a listing, and some that had one; in turns.
     ring: Mutex<VecDeque<Weak<Inode>>>,
@@ -75,6 +79,16 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
+    /// Of nothing yet.
+    pub fn new(names_last: bool) -> Self {
+        Self {
+            names_last,
+            bytes: Arc::default(),
+            ring: Mutex::default(),
+            least: AtomicUsize::new(0),
+        }
+    }
+
     /// Keeps a listing.
     fn keep(&self, inode: &Arc<Inode>, dir: &Dir, names: Names) {
         let mut share = Share {
@@ -84,6 +98,7 @@ impl Keeper {
         share.set(BYTES_PER_DIRECTORY + names.bytes());
         *dir.known.write() = Some(Box::new(Kept {
             names,
+            lasts: self.names_last,
             used: AtomicBool::new(true),
             share,
         }));
@@ -142,7 +157,7 @@ impl Dir {
     /// Precondition: the names are locked.
     pub fn told(&self, name: &[u8]) -> Told {
         let known = self.known.read();
-        let Some(kept) = &*known else {
+        let Some(kept) = known.as_ref().filter(|kept| kept.lasts) else {
             return Told::Unknown;
         };
         if !kept.used.load(Ordering::Relaxed) {
@@ -159,6 +174,21 @@ impl Dir {
     pub(super) fn with_names<T>(&self, look: impl FnOnce(&Names) -> T) -> Option<T> {
         let known = self.known.read();
         known.as_ref().map(|kept| look(&kept.names))
+    }
+
+    /// The same, if it is good for more than being read on.
+    pub(super) fn with_lasting_names<T>(&self, look: impl FnOnce(&Names) -> T) -> Option<T> {
+        let known = self.known.read();
+        let kept = known.as_ref().filter(|kept| kept.lasts);
+        kept.map(|kept| look(&kept.names))
+    }
+
+    /// Forgets a listing that is only good for being read on.
+    pub(super) fn forget_short_lived(&self) {
+        let mut known = self.known.write();
+        if known.as_ref().is_some_and(|kept| !kept.lasts) {
+            *known = None;
+        }
     }
 
     /// Forgets the listing, as it may be wrong from now on.
@@ -243,7 +273,9 @@ impl Union {
     ///
     /// Precondition: the tree lock and the directory's names are held.
     pub(super) fn count_looks(&self, inode: &Arc<Inode>, looks: usize) {
-        let Some(dir) = &inode.dir else { return };
+        let Some(dir) = inode.dir.as_ref().filter(|_| self.known_names.names_last) else {
+            return;
+        };
         let made = dir.looks.fetch_add(looks, Ordering::Relaxed) + looks;
         if made < dir.looks_due.load(Ordering::Relaxed) || inode.is_unlinked() {
             return;
@@ -410,7 +442,7 @@ mod tests {
 
     #[test]
     fn listings_take_limited_memory_and_give_it_back() {
-        let keeper = Keeper::default();
+        let keeper = Keeper::new(true);
         let dirs: Vec<_> = (2..7).map(directory).collect();
         for inode in &dirs {
             keeper.keep(inode, inode.dir.as_ref().unwrap(), listing(50_000));

@@ -167,7 +167,7 @@ impl Union {
             } else {
                 stat.nlink.saturating_sub(1)
             };
-        } else if matches!(inode.place.read().held.as_deref(), Some(Held::Link(_))) {
+        } else if matches!(inode.place.read().held(), Some(Held::Link(_))) {
             // The link that holds it is not the users'.
             stat.nlink = stat.nlink.saturating_sub(1);
         } else if !inode.kind.is_dir() {

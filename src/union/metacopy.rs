@@ -109,7 +109,7 @@ impl Union {
     ///
     /// Precondition: no lock is held.
     pub(super) fn own_data(&self, inode: &Arc<Inode>, need: Need) -> Result<()> {
-        if inode.kind != FileKind::Regular || !self.in_upper(inode) {
+        if inode.kind != FileKind::Regular || !self.in_upper(inode) || inode.facts.is_whole() {
             return Ok(());
         }
         let stat = self.with_real(inode, Real::stat)?;
@@ -123,25 +123,43 @@ impl Union {
     ///
     /// Precondition: the tree lock is held.
     pub(super) fn learn(&self, inode: &Arc<Inode>, stat: &Stat) -> Result<()> {
-        if inode.is_borrowed() || !may_borrow(stat) {
+        if inode.is_borrowed() || inode.facts.is_whole() || !may_borrow(stat) {
             return Ok(());
         }
         let Real { dir, name, .. } = self.real(inode)?;
-        if let Some(record) = elsewhere::metacopy(dir.as_fd(), &name)? {
-            self.learn_from(inode, &record)?;
+        match elsewhere::metacopy(dir.as_fd(), &name)? {
+            Some(record) => self.learn_from(inode, &record),
+            None => {
+                self.find_whole(inode);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// The same for a file that was found to hold a record.
     ///
     /// Precondition: no lock but a copy-up's is held.
     pub(super) fn learn_borrowed(&self, inode: &Arc<Inode>) -> Result<()> {
+        if inode.facts.is_whole() {
+            return Ok(());
+        }
         let _tree = self.tree.read();
         let Real { dir, name, .. } = self.real(inode)?;
         match elsewhere::metacopy(dir.as_fd(), &name)? {
             Some(record) if !inode.is_borrowed() => self.learn_from(inode, &record),
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => {
+                self.find_whole(inode);
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes that a file holds no record, if it is in the upper: only a copy-up of ours could give it
+    /// one then, which is over.
+    pub(super) fn find_whole(&self, inode: &Inode) {
+        if self.in_upper(inode) && !inode.is_borrowed() {
+            inode.facts.set_whole(true);
         }
     }
 
@@ -286,7 +304,7 @@ impl Union {
     ///
     /// Precondition: no lock is held.
     pub(super) fn pin_data(&self, inode: &Arc<Inode>) -> Result<()> {
-        if inode.kind != FileKind::Regular || !self.in_upper(inode) {
+        if inode.kind != FileKind::Regular || !self.in_upper(inode) || inode.facts.is_whole() {
             return Ok(());
         }
         let pinned = {

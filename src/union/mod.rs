@@ -28,6 +28,7 @@ mod control;
 mod copy_up;
 mod create;
 mod descriptors;
+mod facts;
 mod fate;
 mod find;
 mod inode;
@@ -43,6 +44,7 @@ mod names;
 mod nlink;
 mod numbers;
 mod ownership;
+mod place;
 mod plink;
 mod plink_change;
 mod plink_flush;
@@ -54,6 +56,7 @@ mod redirect;
 mod remove;
 mod rename;
 mod rename_disk;
+mod rename_names;
 mod stage;
 mod stale;
 pub mod types;
@@ -136,6 +139,8 @@ pub(crate) struct Settings {
     pub plinks: bool,
     /// Only the lower 32 bits of inode numbers are shown.
     pub ino32: bool,
+    /// Names change in no other way than through the union, so what they stand for may be kept.
+    pub names_last: bool,
 }
 
 impl Union {
@@ -168,7 +173,7 @@ impl Union {
             descriptors: Descriptors::new(settings.descriptors),
             layers,
             tree: TreeLock::default(),
-            known_names: Keeper::default(),
+            known_names: Keeper::new(settings.names_last),
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),

@@ -127,7 +127,7 @@ impl Union {
     fn count_subdirs_now(&self, inode: &Arc<Inode>) -> Result<()> {
         let dir = dir_of(inode)?;
         let _names = dir.read_second_names();
-        if let Some(count) = dir.with_names(Names::subdirs) {
+        if let Some(count) = dir.with_lasting_names(Names::subdirs) {
             dir.subdirs.set(count);
             return Ok(());
         }

@@ -221,7 +221,7 @@ impl Union {
                 fd: Arc::new(fd),
                 _permit: self.descriptors.held.take(),
             };
-            inode.place.write().held = Some(Box::new(held));
+            inode.place.write().set_held(Some(held));
         }
         inode.set_plinked(false);
         Ok(())

@@ -157,7 +157,7 @@ impl Union {
             let new = DirStack::from_slice(&[*first.unwrap_or(&own)]);
             std::mem::replace(&mut *stack, new)
         };
-        inode.place.write().lower = Some(Box::new(lower));
+        inode.place.write().set_lower(lower);
         for part in old.iter().filter(|part| part.layer > 0) {
             self.forget_dir_fd(inode, part.layer);
         }

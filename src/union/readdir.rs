@@ -27,7 +27,10 @@ impl Union {
         &self, id: u64, from: u64, mut each: impl FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
         let inode = self.inodes.get(id)?;
-        dir_of(&inode)?;
+        let dir = dir_of(&inode)?;
+        if from == 0 {
+            dir.forget_short_lived();
+        }
         if from < DOT_DOT && !self.give_dots(&inode, from, &mut each) {
             return Ok(());
         }

@@ -141,7 +141,7 @@ impl Union {
     pub(super) fn is_empty(
         &self, parent: &Arc<Inode>, name: Name<'_>, found: &Found, inode: Option<&Arc<Inode>>,
     ) -> Result<bool> {
-        let known = inode.and_then(|inode| inode.dir.as_ref()?.with_names(Names::is_empty));
+        let known = inode.and_then(|inode| inode.dir.as_ref()?.with_lasting_names(Names::is_empty));
         if let Some(is_empty) = known {
             return Ok(is_empty);
         }
@@ -199,21 +199,26 @@ impl Leaving {
                 None => (union.dir_fd(parent, 0)?, NameBuf::from_slice(name.bytes())),
             };
             let link = |temp: BorrowedFd<'_>, new: &[u8]| sys::at::link_at(&*dir, &at, temp, new);
-            let by_handle = inode.kind.is_dir() || union.descriptors.may_hold();
+            let is_dir = inode.kind.is_dir();
+            let by_handle = is_dir || union.descriptors.may_hold();
             let upper = union.upper()?;
             let linked = (!by_handle).then(|| upper.temp(link)).and_then(Result::ok);
             // A link may be refused (their number is limited); then a handle after all.
             let held = if let Some(link) = linked {
                 Held::Link(Arc::new(link))
             } else {
-                let open = || sys::at::open_path(&*dir, &at);
-                let handle = union.with_descriptors(open)?;
+                let open = || sys::at::open_path(&*dir, &at).map(Arc::new);
+                let fd = if is_dir {
+                    union.dir_fd(inode, 0)?
+                } else {
+                    union.with_descriptors(open)?
+                };
                 Held::Handle {
-                    fd: Arc::new(handle),
+                    fd,
                     _permit: union.descriptors.held.take(),
                 }
             };
-            inode.place.write().held = Some(Box::new(held));
+            inode.place.write().set_held(Some(held));
         }
         Ok(Self {
             inode,
@@ -254,7 +259,7 @@ impl Leaving {
             inode.set_unlinked();
             inode.set_plinked(false);
         } else if has_other {
-            inode.place.write().held = None;
+            inode.place.write().set_held(None);
         } else if self.last_link {
             union.inodes.retire(inode);
             inode.set_unlinked();
@@ -275,7 +280,7 @@ impl Drop for Leaving {
         {
             let mut place = inode.place.write();
             if place.alias.is_some() {
-                place.held = None;
+                place.set_held(None);
             }
         }
     }

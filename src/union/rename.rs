@@ -11,7 +11,7 @@ use rustix::fs::RenameFlags;
 
 use crate::layer::name::Name;
 use crate::options::RenameDir;
-use crate::sys::{self, Errno, Result};
+use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
 use super::complete::Completion;
@@ -21,9 +21,8 @@ use super::find::InUpper;
 use super::inode::Inode;
 use super::inode_table::Found;
 use super::lookup::{Known, dir_of};
-use super::names::Info;
-use super::rank::NamesWrite;
 use super::remove::Leaving;
+use super::rename_names::{BothNames, Left};
 
 /// One side of a rename.
 pub(super) struct Side<'a> {
@@ -47,6 +46,16 @@ impl Side<'_> {
             || self.inode.as_ref().is_some_and(completes)
     }
 
+    /// True when it is known that nothing of the object is in a lower.
+    fn stands_alone(&self) -> bool {
+        let alone = |inode: &Arc<Inode>| match inode.kind {
+            FileKind::Regular => inode.facts.is_whole(),
+            FileKind::Directory => inode.stack().len() == 1,
+            _ => true,
+        };
+        self.inode.as_ref().is_some_and(alone)
+    }
+
     pub fn is_dir(&self) -> bool {
         self.found.as_ref().is_some_and(|f| f.stat.kind().is_dir())
     }
@@ -64,6 +73,8 @@ struct Work<'a> {
     target: Option<Completion<'a>>,
     /// A redirect could not be recorded.
     no_redirect: bool,
+    /// Nobody has looked yet what has to be copied.
+    is_trial: bool,
 }
 
 /// A name with its directory.
@@ -104,6 +115,33 @@ impl Union {
         self.ensure_upper(&from, Need::All)?;
         self.ensure_upper(&to, Need::All)?;
         let (from, to) = ((&from, name), (&to, new_name));
+        self.rename_with_work(from, to, flags)
+    }
+
+    /// The same if nothing has to be copied for it; `None` if that may be.
+    ///
+    /// # Errors
+    /// As [`Self::rename`].
+    pub fn try_rename(
+        &self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: u32,
+    ) -> Option<Result<()>> {
+        let known = |id| self.inodes.get(id).ok().filter(|dir| self.in_upper(dir));
+        let (from, to) = (known(parent)?, known(new_parent)?);
+        let flags = RenameFlags::from_bits(flags)?;
+        let (name, new_name) = (Name::creatable(name).ok()?, Name::creatable(new_name).ok()?);
+        let same = Arc::ptr_eq(&from, &to) && name == new_name;
+        if same || !(flags & !RenameFlags::NOREPLACE).is_empty() {
+            return None;
+        }
+        let mut work = Work {
+            is_trial: true,
+            ..Work::default()
+        };
+        let result = self.rename_locked((&from, name), (&to, new_name), flags, &mut work);
+        (result != Err(Errno::AGAIN)).then_some(result)
+    }
+
+    fn rename_with_work(&self, from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<()> {
         let mut work = Work::default();
         // Copying happens without locks; what is changed meanwhile is looked at again. There is an
         // end to changes that matter to the completion of a directory, not to others.
@@ -241,7 +279,7 @@ impl Union {
         let src = self.side(from, name)?;
         let mut dst = self.side(to, new_name)?;
         let found = src.found.as_ref().ok_or(Errno::NOENT)?;
-        if !src.is_ready(work.source.as_ref()) {
+        if !src.is_ready(work.source.as_ref()) || (work.is_trial && !src.stands_alone()) {
             return Err(Errno::AGAIN);
         }
         if let Some(target) = &dst.found {
@@ -410,49 +448,6 @@ impl Union {
         }
         self.moved(src, dst, fate, work.source.as_mut());
         Ok(left.filter(|_| is_plain))
-    }
-}
-
-/// What is known of a name that was moved away: nothing, or how it is hidden.
-pub(super) type Left = Option<Info>;
-
-/// The names of both directories of a rename, written.
-struct BothNames<'a> {
-    from: &'a NamesWrite<'a>,
-    to: &'a NamesWrite<'a>,
-}
-
-impl<'a> BothNames<'a> {
-    fn new(
-        first: &'a NamesWrite<'a>, second: Option<&'a NamesWrite<'a>>, first_is_from: bool,
-    ) -> Self {
-        let second = second.unwrap_or(first);
-        let (from, to) = if first_is_from {
-            (first, second)
-        } else {
-            (second, first)
-        };
-        Self { from, to }
-    }
-
-    fn unchanged(&self) {
-        self.from.unchanged();
-        self.to.unchanged();
-    }
-
-    fn unsettle(&self) {
-        self.from.unsettle();
-        self.to.unsettle();
-    }
-
-    /// Says that an object has moved.
-    fn note(&self, src: &Side<'_>, dst: &Side<'_>, left: Left) {
-        let (Some(found), Some(inode)) = (&src.found, &src.inode) else {
-            return;
-        };
-        let moved = Info::in_upper(found.stat.kind(), inode.ino(), dst.in_lower);
-        self.from.note(src.name.bytes(), |_| left);
-        self.to.note(dst.name.bytes(), |_| Some(moved));
     }
 }
 

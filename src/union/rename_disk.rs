@@ -11,7 +11,8 @@ use crate::sys::{self, Errno, Result};
 
 use super::Union;
 use super::names::Info;
-use super::rename::{Left, Side};
+use super::rename::Side;
+use super::rename_names::Left;
 
 impl Union {
     /// Replaces the victim directory, which shows nothing but may hold markers, by one that is
