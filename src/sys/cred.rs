@@ -150,6 +150,13 @@ pub(crate) fn enter(creds: Creds) -> Result<AsCaller> {
     Ok(caller)
 }
 
+/// The umask that this thread has taken, for calls to which it makes no difference.
+pub(crate) fn present_umask() -> u32 {
+    Some(UMASK.get())
+        .filter(|&mask| mask != u32::MAX)
+        .unwrap_or(0)
+}
+
 /// Prepares this thread to make objects of the daemon's own (whiteouts, temporaries): its own
 /// ids, and modes that are not masked.
 pub(crate) fn enter_own() {

@@ -140,6 +140,11 @@ impl Union {
         if parent.is_unlinked() {
             return Err(Errno::NOENT);
         }
+        let umask = match new.make {
+            // A symlink's mode is always the same.
+            Make::Symlink { .. } => sys::cred::present_umask(),
+            _ => umask,
+        };
         let creds = self.owners.creds(caller, umask)?;
         self.ensure_upper(&parent, Need::All)?;
         let _tree = self.tree.read();

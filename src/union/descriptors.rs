@@ -308,12 +308,10 @@ impl Union {
                 result => break Arc::new(result?),
             }
         };
-        if inode.facts.is_whole() {
+        if inode.is_whole() {
             // No need to ask.
         } else if !elsewhere::is_metacopy(&*fd) {
-            if layer == 0 {
-                self.find_whole(inode);
-            }
+            inode.facts.set_whole(true);
         } else if write {
             self.fetch_data(inode, Need::All)?;
         } else {

@@ -5,7 +5,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The data are the object's own: it carries no metacopy record.
+/// The data are the object's own, as it carries no metacopy record; unless a copy-up has left them
+/// where they were since, which the inode knows.
 const WHOLE: u32 = 1;
 /// Attributes that are often asked for, each with its bit.
 const ATTRS: [(&[u8], u32); 3] = [
@@ -29,12 +30,12 @@ pub(crate) struct Facts(AtomicU32);
 pub(super) struct Seen(u32);
 
 impl Facts {
-    /// True when the data are known to be the object's own.
+    /// True when no metacopy record was found.
     pub fn is_whole(&self) -> bool {
         self.0.load(Ordering::Acquire) & WHOLE != 0
     }
 
-    /// Says whether they are.
+    /// Says whether there is none.
     pub fn set_whole(&self, whole: bool) {
         if whole {
             self.0.fetch_or(WHOLE, Ordering::AcqRel);

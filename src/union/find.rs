@@ -156,11 +156,16 @@ impl Union {
     fn find_told_dir(
         &self, parent: &Arc<Inode>, name: Name<'_>, info: Info, below: &[LayerIndex],
     ) -> Result<Option<FoundDir>> {
-        let dir = self.dir_fd(parent, info.layer)?;
-        let stat = match sys::stat::stat_at(&*dir, name.bytes()) {
-            Ok(stat) if stat.kind().is_dir() => stat,
-            Ok(_) | Err(Errno::NOENT) => return Ok(None),
-            Err(e) => return Err(e),
+        let stat_dir = |layer| -> Result<Option<(Arc<OwnedFd>, Stat)>> {
+            let dir = self.dir_fd(parent, layer)?;
+            match sys::stat::stat_at(&*dir, name.bytes()) {
+                Ok(stat) => Ok(stat.kind().is_dir().then_some((dir, stat))),
+                Err(Errno::NOENT) => Ok(None),
+                Err(e) => Err(e),
+            }
+        };
+        let Some((dir, stat)) = stat_dir(info.layer)? else {
+            return Ok(None);
         };
         if let Some(inode) = self.inodes.find_dir(parent, name.bytes(), &stat) {
             let stat = self
@@ -175,13 +180,14 @@ impl Union {
         }
         let mut merge = Merge::default();
         let layers = std::iter::once(info.layer).chain(below.iter().copied());
+        let mut top = Some((dir, stat));
         for (at, layer) in layers.enumerate() {
             let is_last = at == below.len();
-            let dir = self.dir_fd(parent, layer)?;
-            let stat = match sys::stat::stat_at(&*dir, name.bytes()) {
-                Ok(stat) if stat.kind().is_dir() => stat,
-                Ok(_) | Err(Errno::NOENT) => return Ok(None),
-                Err(e) => return Err(e),
+            let Some((dir, stat)) = top
+                .take()
+                .map_or_else(|| stat_dir(layer), |top| Ok(Some(top)))?
+            else {
+                return Ok(None);
             };
             let is_sole = if is_last { Sole::Yes } else { Sole::NotMarked };
             let step = self.directory_step(&dir, name.bytes(), layer, stat, is_sole)?;

@@ -214,6 +214,11 @@ impl Inode {
         self.borrowed.load(Ordering::Acquire)
     }
 
+    /// True when the data are known to be its own.
+    pub fn is_whole(&self) -> bool {
+        !self.is_borrowed() && self.facts.is_whole()
+    }
+
     /// The file that has the data.
     pub fn data(&self) -> Option<DataPlace> {
         self.place.read().data().cloned()

@@ -109,7 +109,7 @@ impl Union {
     ///
     /// Precondition: no lock is held.
     pub(super) fn own_data(&self, inode: &Arc<Inode>, need: Need) -> Result<()> {
-        if inode.kind != FileKind::Regular || !self.in_upper(inode) || inode.facts.is_whole() {
+        if inode.kind != FileKind::Regular || !self.in_upper(inode) || inode.is_whole() {
             return Ok(());
         }
         let stat = self.with_real(inode, Real::stat)?;
@@ -123,14 +123,14 @@ impl Union {
     ///
     /// Precondition: the tree lock is held.
     pub(super) fn learn(&self, inode: &Arc<Inode>, stat: &Stat) -> Result<()> {
-        if inode.is_borrowed() || inode.facts.is_whole() || !may_borrow(stat) {
+        if inode.is_borrowed() || inode.is_whole() || !may_borrow(stat) {
             return Ok(());
         }
         let Real { dir, name, .. } = self.real(inode)?;
         match elsewhere::metacopy(dir.as_fd(), &name)? {
             Some(record) => self.learn_from(inode, &record),
             None => {
-                self.find_whole(inode);
+                inode.facts.set_whole(true);
                 Ok(())
             }
         }
@@ -140,7 +140,7 @@ impl Union {
     ///
     /// Precondition: no lock but a copy-up's is held.
     pub(super) fn learn_borrowed(&self, inode: &Arc<Inode>) -> Result<()> {
-        if inode.facts.is_whole() {
+        if inode.is_whole() {
             return Ok(());
         }
         let _tree = self.tree.read();
@@ -149,17 +149,9 @@ impl Union {
             Some(record) if !inode.is_borrowed() => self.learn_from(inode, &record),
             Some(_) => Ok(()),
             None => {
-                self.find_whole(inode);
+                inode.facts.set_whole(true);
                 Ok(())
             }
-        }
-    }
-
-    /// Notes that a file holds no record, if it is in the upper: only a copy-up of ours could give it
-    /// one then, which is over.
-    pub(super) fn find_whole(&self, inode: &Inode) {
-        if self.in_upper(inode) && !inode.is_borrowed() {
-            inode.facts.set_whole(true);
         }
     }
 
@@ -304,7 +296,7 @@ impl Union {
     ///
     /// Precondition: no lock is held.
     pub(super) fn pin_data(&self, inode: &Arc<Inode>) -> Result<()> {
-        if inode.kind != FileKind::Regular || !self.in_upper(inode) || inode.facts.is_whole() {
+        if inode.kind != FileKind::Regular || !self.in_upper(inode) || inode.is_whole() {
             return Ok(());
         }
         let pinned = {

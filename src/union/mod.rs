@@ -32,6 +32,7 @@ mod facts;
 mod fate;
 mod find;
 mod inode;
+mod inode_map;
 mod inode_table;
 mod io;
 mod known_names;

@@ -49,7 +49,7 @@ impl Side<'_> {
     /// True when it is known that nothing of the object is in a lower.
     fn stands_alone(&self) -> bool {
         let alone = |inode: &Arc<Inode>| match inode.kind {
-            FileKind::Regular => inode.facts.is_whole(),
+            FileKind::Regular => inode.is_whole(),
             FileKind::Directory => inode.stack().len() == 1,
             _ => true,
         };
