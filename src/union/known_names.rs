@@ -31,6 +31,8 @@ const BUDGET: usize = 16 << 20;
 const BYTES_PER_DIRECTORY: usize = 160;
 /// Looking a name up in a layer costs about as much as reading so many bytes of a directory.
 const BYTES_PER_LOOK: u64 = 128;
+/// Size of a small directory in bytes.
+const BLOCK: u64 = 4096;
 /// Looks into one layer that cost as much as opening and reading a small directory.
 const LOOKS_PER_LAYER: usize = 8;
 
@@ -292,7 +294,8 @@ impl Union {
         let mut size = 0;
         for part in &stack {
             let fd = self.dir_fd(inode, part.layer)?;
-            size += sys::stat::fstat(&*fd)?.size;
+            // The smallest directories of some filesystems are one block, however little is in it.
+            size += sys::stat::fstat(&*fd)?.size.saturating_sub(BLOCK);
             fds.push(fd);
         }
         let due = usize::try_from(size / BYTES_PER_LOOK).unwrap_or(usize::MAX);
