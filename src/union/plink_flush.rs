@@ -153,6 +153,8 @@ impl Union {
             };
             match goes {
                 Ok(()) => flushed.entries += 1,
+                // Its last name went just now, and the entry with it.
+                Err(Errno::NOENT) => {}
                 Err(_) => flushed.kept += 1,
             }
         }
