@@ -207,6 +207,7 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
         },
         plinks: !options.identity.noplink,
         ino32: options.identity.ino32,
+        names_last: options.cache.entry.is_none() && options.cache.negative.is_none(),
     };
     Ok(Union::new(layers, settings).map_err(Reason::Union)?)
 }

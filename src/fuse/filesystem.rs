@@ -210,9 +210,14 @@ impl Filesystem for UnionFs {
         &self, _req: &Request, parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr,
         flags: RenameFlags, reply: ReplyEmpty,
     ) {
-        let (name, new_name) = (name.as_bytes().to_vec(), newname.as_bytes().to_vec());
+        let (name, new_name) = (name.as_bytes(), newname.as_bytes());
         let flags = flags.bits();
+        let union = &self.union;
+        if let Some(done) = union.try_rename(parent.0, name, newparent.0, new_name, flags) {
+            return reply::empty(reply, done);
+        }
         // The source may have to be copied up.
+        let (name, new_name) = (name.to_vec(), new_name.to_vec());
         self.slowly(Op::Rename, move |union| {
             reply::empty(
                 reply,

@@ -11,7 +11,8 @@ use super::{name, origin};
 /// What a layer's directory says about itself.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct DirMarks {
-    /// Nothing below this layer shows through.
+    /// An attribute says that nothing below this layer shows through; so may
+    /// [a file](has_marker_file).
     pub opaque: bool,
     /// Empty regular files in it may be whiteouts (`overlay.opaque` = `x`).
     pub xattr_whiteouts: bool,
@@ -53,14 +54,11 @@ pub(crate) fn read(dir: BorrowedFd<'_>) -> Result<DirMarks> {
             marks.copies = true;
         }
     }
-    if !marks.opaque {
-        marks.opaque = has_marker_file(dir)?;
-    }
     Ok(marks)
 }
 
 /// True when the directory holds a regular `.wh..wh..opq`.
-fn has_marker_file(dir: BorrowedFd<'_>) -> Result<bool> {
+pub(crate) fn has_marker_file(dir: BorrowedFd<'_>) -> Result<bool> {
     match sys::stat::stat_at(dir, name::OPAQUE) {
         Ok(stat) => Ok(stat.kind() == FileKind::Regular),
         Err(Errno::NOENT | Errno::ACCESS) => Ok(false),

@@ -38,6 +38,8 @@ thread_local! {
     /// This thread's own ids, once it was prepared.
     static OWN: Cell<Option<Own>> = const { Cell::new(None) };
     static UMASK: Cell<u32> = const { Cell::new(u32::MAX) };
+    /// The last ids that this thread is known to be able to take.
+    static TAKEN: Cell<Option<(u32, u32)>> = const { Cell::new(None) };
 }
 
 /// Gives this thread a umask and credentials of its own.
@@ -137,11 +139,22 @@ pub(crate) fn enter(creds: Creds) -> Result<AsCaller> {
         return Ok(AsCaller { restore: None });
     }
     let caller = AsCaller { restore: Some(own) };
-    if set_fs_ids(creds.uid, creds.gid) {
-        Ok(caller)
-    } else {
-        Err(Errno::OVERFLOW)
+    let ids = (creds.uid, creds.gid);
+    set_fs_ids(creds.uid, creds.gid);
+    if TAKEN.get() != Some(ids) {
+        if !has_fs_ids(creds.uid, creds.gid) {
+            return Err(Errno::OVERFLOW);
+        }
+        TAKEN.set(Some(ids));
     }
+    Ok(caller)
+}
+
+/// The umask that this thread has taken, for calls to which it makes no difference.
+pub(crate) fn present_umask() -> u32 {
+    Some(UMASK.get())
+        .filter(|&mask| mask != u32::MAX)
+        .unwrap_or(0)
 }
 
 /// Prepares this thread to make objects of the daemon's own (whiteouts, temporaries): its own
@@ -166,20 +179,21 @@ fn set_umask(mask: u32) {
     }
 }
 
-/// setfsgid and setfsuid of this thread alone (the raw calls; libc's are the same); true when both
-/// were taken.
-fn set_fs_ids(uid: u32, gid: u32) -> bool {
-    let taken = |call, id: u32| {
-        // SAFETY: both calls only change this thread's credentials; they take plain numbers. They
-        // report no error, but answer with the id before: so an id that no one has, which is
-        // always refused, asks for the present one.
-        unsafe {
-            libc::syscall(call, id);
-            libc::syscall(call, u32::MAX) == libc::c_long::from(id)
-        }
-    };
-    let group = taken(libc::SYS_setfsgid, gid);
-    taken(libc::SYS_setfsuid, uid) && group
+/// Sets this thread's file-system ids; returns those before.
+fn set_fs_ids(uid: u32, gid: u32) -> (libc::c_long, libc::c_long) {
+    // SAFETY: both calls only change this thread's credentials; they take plain numbers. They are
+    // the raw calls, as libc's are the same.
+    let group = unsafe { libc::syscall(libc::SYS_setfsgid, gid) };
+    // SAFETY: as above.
+    let user = unsafe { libc::syscall(libc::SYS_setfsuid, uid) };
+    (user, group)
+}
+
+/// True when this thread has these file-system ids.
+fn has_fs_ids(uid: u32, gid: u32) -> bool {
+    // The calls report no error, but answer with the ids before: so an id that no one has, which is
+    // always refused, asks for the present ones.
+    set_fs_ids(u32::MAX, u32::MAX) == (libc::c_long::from(uid), libc::c_long::from(gid))
 }
 
 /// True when the process is root of its user namespace.

@@ -4,7 +4,7 @@
 //! the l* calls do not follow the last component, and the magic link of a directory handle cannot
 //! leave it.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::XattrFlags;
@@ -95,8 +95,17 @@ pub(crate) fn remove(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8]) -> Result<()
     }
 }
 
-/// Whether an open file carries `attr`.
-pub(crate) fn has_fd(fd: impl std::os::fd::AsFd, attr: &[u8]) -> bool {
-    let mut none: [u8; 0] = [];
-    rustix::fs::fgetxattr(fd, attr, &mut none).is_ok()
+/// Whether an open file carries one of `attrs`. Most files have no attributes at all, so they are
+/// listed in one call.
+pub(crate) fn has_any(fd: impl AsFd, attrs: &[&[u8]]) -> bool {
+    let mut names = [0_u8; 1024];
+    match rustix::fs::flistxattr(fd.as_fd(), &mut names) {
+        Ok(len) => names[..len]
+            .split(|&b| b == 0)
+            .any(|name| attrs.contains(&name)),
+        Err(_) => attrs.iter().any(|attr| {
+            let mut none: [u8; 0] = [];
+            rustix::fs::fgetxattr(fd.as_fd(), *attr, &mut none).is_ok()
+        }),
+    }
 }

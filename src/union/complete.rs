@@ -298,6 +298,7 @@ impl<'a> Completion<'a> {
                 current => {
                     let Bucket { dir, place, .. } = &self.buckets[bucket];
                     let to = union.dir_fd(dir, 0)?;
+                    dir_of(dir)?.forget_names();
                     published
                         .times
                         .push((Arc::clone(&to), sys::stat::fstat(&*to)?));

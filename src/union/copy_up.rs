@@ -263,7 +263,7 @@ impl Union {
             return self.adopt_orphan(inode, copy);
         };
         let parent = self.dir_fd(&alias.parent, 0)?;
-        let _names = dir_of(&alias.parent)?.write_names();
+        let names = dir_of(&alias.parent)?.write_names();
         if self.in_upper(inode) {
             // The rename of a directory above brought it there.
             return Ok(());
@@ -292,6 +292,9 @@ impl Union {
         self.inodes.rekey(inode, key, inode.by_name);
         self.settle_data(inode, leaves, &alias);
         inode.set_copied_up();
+        if is_kept && !inode.by_name {
+            names.note_copied_up(&alias.name);
+        }
         if let Some(file) = file.filter(|_| !leaves) {
             self.keep_file(inode, file);
         }
@@ -338,7 +341,7 @@ impl Union {
             fd: Arc::new(held),
             _permit: self.descriptors.held.take(),
         };
-        inode.place.write().held = Some(Box::new(held));
+        inode.place.write().set_held(Some(held));
         self.inodes.retire(inode);
         inode.set_copied_up();
         Ok(())

@@ -11,9 +11,11 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
 use super::copy_up::Need;
-use super::inode::{DirPart, DirStack};
+use super::find::{FoundDir, InUpper};
+use super::inode::{DirPart, DirStack, Inode};
 use super::inode_table::Found;
-use super::lookup::{FoundDir, InUpper, dir_of};
+use super::lookup::dir_of;
+use super::names::Info;
 use super::types::{Caller, Entry, Make, OpenMode};
 
 /// What is to be made, and whether a regular file is opened by that.
@@ -138,44 +140,61 @@ impl Union {
         if parent.is_unlinked() {
             return Err(Errno::NOENT);
         }
+        let umask = match new.make {
+            // A symlink's mode is always the same.
+            Make::Symlink { .. } => sys::cred::present_umask(),
+            _ => umask,
+        };
         let creds = self.owners.creds(caller, umask)?;
         self.ensure_upper(&parent, Need::All)?;
         let _tree = self.tree.read();
-        let _names = dir.write_names();
+        let names = dir.write_names();
+        names.unchanged();
         if parent.is_unlinked() {
             return Err(Errno::NOENT);
         }
-        let state = self.in_upper_dir(&parent, name)?;
-        if state.real.is_some() || (!state.is_whiteout() && self.in_lower(&parent, name)?) {
-            return Err(Errno::EXIST);
-        }
+        let state = self.vacancy(&parent, name)?;
+        names.unsettle();
         let fd = self.dir_fd(&parent, 0)?;
         let file = if self.owners.keeps_records() {
             self.make_recorded(fd.as_fd(), name, state, creds, new)?
         } else {
             self.make_at(fd.as_fd(), name, state, creds, new)?
         };
-        let stat = sys::stat::stat_at(&*fd, name.bytes())?;
+        let stat = match &file {
+            Some(file) => sys::stat::fstat(file)?,
+            None => sys::stat::stat_at(&*fd, name.bytes())?,
+        };
         let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
-        self.finish_whiteout(fd.as_fd(), name, state, &stat)?;
+        let is_tidy = self.finish_whiteout(fd.as_fd(), name, state, &stat)?;
         if stat.kind().is_dir() {
             Self::subdir_changed(&parent, true);
         }
         // Nothing below shows through: that was checked, or is hidden by the mark it got.
         let part = DirPart::new_upper();
         let stack = stat.kind().is_dir().then(|| DirStack::from_slice(&[part]));
-        let found = Found::single(0, stat, stack);
-        Ok((
-            self.intern(
-                &parent,
-                name,
-                FoundDir {
-                    found,
-                    handle: None,
-                },
-            ),
-            file,
-        ))
+        let ino = self.inodes.numbers.of(stat.dev, stat.ino);
+        let mut found = Found::single(0, stat, stack);
+        found.ino = Some(ino);
+        let found = FoundDir {
+            found,
+            handle: None,
+        };
+        let entry = self.intern(&parent, name, found);
+        let kind = stat.kind();
+        if let Ok(inode) = self.inodes.get(entry.id) {
+            let acls = !self.has_acls() || self.gives_acls(&parent, fd.as_fd());
+            inode.facts.set_new(acls);
+            self.know_empty(&inode);
+        }
+        // What a directory hides is not told apart from what it is merged with.
+        if is_tidy && !(kind.is_dir() && state.is_whiteout()) {
+            names.note(name.bytes(), |old| {
+                let in_lower = old.is_some_and(|old| old.in_lower);
+                Some(Info::in_upper(kind, ino, in_lower))
+            });
+        }
+        Ok((entry, file))
     }
 
     /// Makes the object at its place.
@@ -203,6 +222,19 @@ impl Union {
         }
         sys::at::rename_at(&stage_dir, b"x", parent, name.bytes(), flags)?;
         Ok(file)
+    }
+
+    /// True when objects made in a directory may inherit ACLs.
+    fn gives_acls(&self, parent: &Inode, fd: BorrowedFd<'_>) -> bool {
+        if parent.facts.lacks(DEFAULT_ACL) {
+            return false;
+        }
+        let seen = parent.facts.look();
+        let gives = !matches!(sys::xattr::get(fd, b"", DEFAULT_ACL), Ok(None));
+        if !gives && !parent.by_name {
+            parent.facts.set_lacking(DEFAULT_ACL, seen);
+        }
+        gives
     }
 
     /// True when the backing filesystem would give new objects an ACL that no one is to see.
@@ -261,17 +293,17 @@ impl Union {
     }
 
     /// Removes the whiteout file that the new object makes void; a directory first gets the mark
-    /// that goes on hiding what is below.
+    /// that goes on hiding what is below. Returns false when the file stays.
     fn finish_whiteout(
         &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, stat: &Stat,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let upper = self.upper()?;
         if !state.marker {
             if stat.kind().is_dir() && upper.always_opaque() {
                 // It says nothing that is not so: a failure only leaves it out.
                 let _ = upper.set_opaque(parent, name.bytes());
             }
-            return Ok(());
+            return Ok(true);
         }
         if stat.kind().is_dir()
             && !state.whiteout_entry
@@ -284,7 +316,8 @@ impl Union {
         if let Err(e) = upper.remove_marker(parent, name.bytes()) {
             // The object counts as opaque while its whiteout is there: right, only untidy.
             tracing::warn!("a whiteout beside a new object could not be removed: {e}");
+            return Ok(false);
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -165,10 +165,10 @@ impl Union {
             let (parent, name) = {
                 let place = current.place.read();
                 // A directory is never held by a link.
-                if let (Some(Held::Handle { fd: held, .. }), 0) = (place.held.as_deref(), layer) {
+                if let (Some(Held::Handle { fd: held, .. }), 0) = (place.held(), layer) {
                     break Arc::clone(held);
                 }
-                let lower = place.lower.as_ref().filter(|_| layer > 0);
+                let lower = place.lower().filter(|_| layer > 0);
                 if let Some(path) = lower.and_then(|lower| lower.path(layer)) {
                     let path = path.to_vec();
                     drop(place);
@@ -231,7 +231,7 @@ impl Union {
         }
         let (parent, name) = {
             let place: &Place = &inode.place.read();
-            match place.held.as_deref() {
+            match place.held() {
                 Some(Held::Handle { fd: held, .. }) if layer == 0 => {
                     return Ok(Real {
                         dir: Arc::clone(held),
@@ -308,14 +308,16 @@ impl Union {
                 result => break Arc::new(result?),
             }
         };
-        if elsewhere::is_metacopy(&*fd) {
-            if write {
-                self.fetch_data(inode, Need::All)?;
-            } else {
-                self.learn_borrowed(inode)?;
-                if inode.is_borrowed() {
-                    return self.data_file(inode);
-                }
+        if inode.is_whole() {
+            // No need to ask.
+        } else if !elsewhere::is_metacopy(&*fd) {
+            inode.facts.set_whole(true);
+        } else if write {
+            self.fetch_data(inode, Need::All)?;
+        } else {
+            self.learn_borrowed(inode)?;
+            if inode.is_borrowed() {
+                return self.data_file(inode);
             }
         }
         // A copy-up may have happened meanwhile; the key holds the layer, so what is kept under

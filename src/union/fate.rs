@@ -125,6 +125,12 @@ impl Union {
         &'a self, side: &Side<'_>, to: &Side<'_>, fate: Fate<'a>,
         completion: Option<&mut Completion<'a>>,
     ) {
+        if let (Some(dir), false) = (
+            side.inode.as_ref().and_then(|i| i.dir.as_ref()),
+            matches!(fate, Fate::None),
+        ) {
+            dir.forget_names();
+        }
         if side.is_dir() {
             Self::subdir_changed(side.parent, false);
             Self::subdir_changed(to.parent, true);

@@ -1,22 +1,26 @@
 //! The union's objects.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
 use crate::layer::LayerIndex;
-use crate::layer::upper::Temp;
 use crate::sys::FileKind;
 
+use super::facts::Facts;
+use super::known_names::Kept;
 use super::metacopy::DataPlace;
 use super::nlink::Subdirs;
+pub(crate) use super::place::{Alias, Held, LowerPlace, Permits, Place};
 
 /// Names of one inode that are remembered besides the first. An inode with more names is reached
 /// through a held descriptor once all remembered ones are gone.
 const MAX_MORE_NAMES: usize = 3;
+
+/// Looks for single names of a directory before it is asked how large it is.
+const FIRST_LOOKS_DUE: usize = 8;
 
 /// A directory's part in one layer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -52,9 +56,29 @@ pub(crate) struct Dir {
     pub stack: RwLock<DirStack>,
     /// Subdirectories that it shows.
     pub subdirs: Subdirs,
+    /// What its names stand for, if that is known (a leaf of the lock order).
+    pub known: RwLock<Option<Box<Kept>>>,
+    /// How often [`Self::known`] was forgotten.
+    pub changes: AtomicUsize,
+    /// Looks into layers for single names since it was last read.
+    pub looks: AtomicUsize,
+    /// After so many it is time to read it.
+    pub looks_due: AtomicUsize,
 }
 
 impl Dir {
+    fn new(stack: DirStack, subdirs: Option<u32>) -> Self {
+        Self {
+            names: RwLock::new(()),
+            stack: RwLock::new(stack),
+            subdirs: Subdirs::new(subdirs),
+            known: RwLock::default(),
+            changes: AtomicUsize::new(0),
+            looks: AtomicUsize::new(0),
+            looks_due: AtomicUsize::new(FIRST_LOOKS_DUE),
+        }
+    }
+
     /// True when objects of its upper part may be copies with a number of their own.
     pub fn has_copies(&self) -> bool {
         self.stack
@@ -62,85 +86,6 @@ impl Dir {
             .first()
             .is_some_and(|part| part.layer == 0 && part.copies)
     }
-}
-
-/// A name by which an inode is known.
-#[derive(Clone, Debug)]
-pub(crate) struct Alias {
-    pub parent: Arc<Inode>,
-    pub name: Box<[u8]>,
-}
-
-/// Stands for a handle that counts; given back when dropped.
-#[derive(Clone, Debug)]
-pub(crate) struct Permit(#[allow(dead_code)] Arc<()>);
-
-/// Hands out permits.
-#[derive(Debug, Default)]
-pub(crate) struct Permits(Arc<()>);
-
-impl Permits {
-    /// A permit, however many are out.
-    pub fn take(&self) -> Permit {
-        Permit(Arc::clone(&self.0))
-    }
-
-    /// Number of permits that are out.
-    pub fn taken(&self) -> usize {
-        Arc::strong_count(&self.0) - 1
-    }
-}
-
-/// How an object without a name is held for those who still use it.
-#[derive(Clone, Debug)]
-pub(crate) enum Held {
-    /// By a handle, one of a limited number.
-    Handle { fd: Arc<OwnedFd>, _permit: Permit },
-    /// By a hidden link among the temporaries, when no descriptor could be had.
-    Link(Arc<Temp>),
-}
-
-/// Where the parts of a directory in the lowers are, other than under its name.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LowerPlace {
-    /// The path in the union of the lowers alone, if the upper leads elsewhere than its own path.
-    pub union: Option<Vec<u8>>,
-    /// Paths from the roots of the layers, with slashes, each good for its layer and those below
-    /// until the next.
-    layers: Vec<(LayerIndex, Vec<u8>)>,
-}
-
-impl LowerPlace {
-    /// Adds a path; layers come in their order.
-    pub fn note(&mut self, layer: LayerIndex, path: Vec<u8>) {
-        if self.layers.last().is_none_or(|(_, last)| *last != path) {
-            self.layers.push((layer, path));
-        }
-    }
-
-    /// The path in a layer, if it is not the one of the names.
-    pub fn path(&self, layer: LayerIndex) -> Option<&[u8]> {
-        let noted = self.layers.iter().rev().find(|(from, _)| *from <= layer);
-        noted.map(|(_, path)| path.as_slice())
-    }
-}
-
-/// Where an inode is found (rank 4).
-#[derive(Debug, Default)]
-pub(crate) struct Place {
-    /// A name of it; for a lower object also the way to it in its layer, which stays after the
-    /// name is gone from the union.
-    pub alias: Option<Alias>,
-    /// Further names of a linked file of the upper.
-    #[allow(clippy::box_collection)] // One word in the many inodes that have none.
-    pub more: Option<Box<Vec<Alias>>>,
-    /// Where a moved or redirected directory has its parts in the lowers. Objects of the lowers
-    /// without a name may still be in use below it.
-    pub lower: Option<Box<LowerPlace>>,
-    /// The file of a lower that has the data of this one.
-    pub data: Option<Box<DataPlace>>,
-    /// The way to an upper object that no known name leads to.
-    pub held: Option<Box<Held>>,
 }
 
 /// An object of the union with an identity: a file under all its names, or a directory.
@@ -161,6 +106,7 @@ pub(crate) struct Inode {
     /// The data are elsewhere: [`Place::data`].
     borrowed: AtomicBool,
     plinked: AtomicBool,
+    pub facts: Facts,
     /// Found again by (parent, name) instead of by its number.
     pub by_name: bool,
     /// Serialises copy-ups of this inode; the only lock held while its data move (rank 1).
@@ -201,22 +147,13 @@ impl Inode {
             unlinked: AtomicBool::new(false),
             borrowed: AtomicBool::new(false),
             plinked: AtomicBool::new(new.plinked),
+            facts: Facts::default(),
             by_name: new.by_name,
             copying: Mutex::new(()),
-            place: RwLock::new(Place {
-                alias: new.alias,
-                more: None,
-                lower: new.lower,
-                data: None,
-                held: None,
-            }),
-            dir: new.stack.map(|stack| {
-                Box::new(Dir {
-                    names: RwLock::new(()),
-                    stack: RwLock::new(stack),
-                    subdirs: Subdirs::new(new.subdirs),
-                })
-            }),
+            place: RwLock::new(Place::new(new.alias, new.lower)),
+            dir: new
+                .stack
+                .map(|stack| Box::new(Dir::new(stack, new.subdirs))),
         }
     }
 
@@ -277,16 +214,21 @@ impl Inode {
         self.borrowed.load(Ordering::Acquire)
     }
 
+    /// True when the data are known to be its own.
+    pub fn is_whole(&self) -> bool {
+        !self.is_borrowed() && self.facts.is_whole()
+    }
+
     /// The file that has the data.
     pub fn data(&self) -> Option<DataPlace> {
-        let place = self.place.read();
-        place.data.as_deref().cloned()
+        self.place.read().data().cloned()
     }
 
     /// Says that the data are in another file.
     pub fn borrow(&self, data: DataPlace) {
         let mut place = self.place.write();
-        place.data = Some(Box::new(data));
+        place.set_data(Some(data));
+        self.facts.set_whole(false);
         self.borrowed.store(true, Ordering::Release);
     }
 
@@ -294,14 +236,13 @@ impl Inode {
     pub fn own_data(&self) -> Option<DataPlace> {
         let mut place = self.place.write();
         self.borrowed.store(false, Ordering::Release);
-        place.data.take().map(|data| *data)
+        self.facts.set_whole(true);
+        place.set_data(None)
     }
 
     /// All names that are remembered; a lower object's first one may have gone from the union.
     pub fn aliases(&self) -> Vec<Alias> {
-        let place = self.place.read();
-        let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
-        place.alias.iter().chain(more).cloned().collect()
+        self.place.read().all().cloned().collect()
     }
 
     /// Forgets a name of a lower object that keeps others. The first one stays: it is the way to
@@ -309,21 +250,14 @@ impl Inode {
     pub fn take_further_alias(&self, parent: &Inode, name: &[u8]) -> Option<Alias> {
         let mut place = self.place.write();
         let is_it = |a: &Alias| std::ptr::eq(&raw const *a.parent, parent) && *a.name == *name;
-        let more = place.more.as_mut()?;
-        let at = more.iter().position(is_it)?;
-        let taken = more.swap_remove(at);
-        if more.is_empty() {
-            place.more = None;
-        }
-        Some(taken)
+        place.take_further(is_it)
     }
 
     /// Remembers another name, which pins its parent. Returns false when it is not kept.
     pub fn add_alias(&self, parent: &Arc<Inode>, name: &[u8]) -> bool {
         let mut place = self.place.write();
         let known = |a: &Alias| Arc::ptr_eq(&a.parent, parent) && *a.name == *name;
-        let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
-        if place.alias.iter().chain(more).any(known) || more.len() >= MAX_MORE_NAMES {
+        if place.all().any(known) || place.more().len() >= MAX_MORE_NAMES {
             return false;
         }
         let alias = Alias {
@@ -333,9 +267,9 @@ impl Inode {
         parent.refs.fetch_add(1, Ordering::AcqRel);
         if place.alias.is_none() {
             place.alias = Some(alias);
-            place.held = None;
+            place.set_held(None);
         } else {
-            place.more.get_or_insert_default().push(alias);
+            place.add(alias);
         }
         true
     }
@@ -346,15 +280,11 @@ impl Inode {
         let mut place = self.place.write();
         let is_it = |a: &Alias| std::ptr::eq(&raw const *a.parent, parent) && *a.name == *name;
         let taken = if place.alias.as_ref().is_some_and(is_it) {
-            let next = place.more.as_mut().and_then(|more| more.pop());
+            let next = place.take_last();
             std::mem::replace(&mut place.alias, next)
         } else {
-            let more = place.more.as_mut();
-            more.and_then(|m| m.iter().position(is_it).map(|at| m.swap_remove(at)))
+            place.take_further(is_it)
         };
-        if place.more.as_ref().is_some_and(|more| more.is_empty()) {
-            place.more = None;
-        }
         (taken, place.alias.is_some())
     }
 
@@ -367,21 +297,17 @@ impl Inode {
         let mut place = self.place.write();
         let is_it =
             |a: &&mut Alias| std::ptr::eq(&raw const *a.parent, from.0) && *a.name == *from.1;
-        let place = &mut *place;
-        let all = place
-            .alias
-            .iter_mut()
-            .chain(place.more.iter_mut().flat_map(|more| more.iter_mut()));
-        let known = { all }.find(is_it)?;
+        let known = place.all_mut().find(is_it)?;
         to.0.refs.fetch_add(1, Ordering::AcqRel);
         let new = Alias {
             parent: Arc::clone(to.0),
             name: to.1.into(),
         };
+        let old = std::mem::replace(known, new);
         if let Some(lower) = lower {
-            place.lower = Some(Box::new(lower));
+            place.set_lower(lower);
         }
-        Some(std::mem::replace(known, new).parent)
+        Some(old.parent)
     }
 
     /// Where `layer` has its part of a directory, from the root of the layer.
@@ -415,7 +341,7 @@ impl Inode {
         loop {
             let alias = {
                 let place = current.place.read();
-                if let Some(path) = place.lower.as_ref().and_then(|lower| known(lower)) {
+                if let Some(path) = place.lower().and_then(&known) {
                     names.push(path.to_vec());
                     break;
                 }

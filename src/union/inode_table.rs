@@ -10,6 +10,7 @@ use crate::layer::LayerIndex;
 use crate::sys::{Errno, FileKind, Result, Stat};
 
 use super::inode::{Alias, DirStack, Inode, LowerPlace, NewInode};
+use super::inode_map::InodeMap;
 use super::numbers::Numbers;
 
 /// Node id of the root, fixed by FUSE.
@@ -69,7 +70,9 @@ impl Found {
 /// is made under one, and an `Arc` is cloned instead of keeping a guard.
 #[derive(Debug)]
 pub(crate) struct InodeTable {
-    by_id: DashMap<u64, Arc<Inode>>,
+    by_id: InodeMap,
+    /// Inodes by node ids that are not their own.
+    further: DashMap<u64, Arc<Inode>>,
     /// Node ids of inodes whose key is not their id.
     by_key: DashMap<u64, u64>,
     /// Node ids of inodes that are found by parent (its serial) and name.
@@ -89,7 +92,8 @@ impl InodeTable {
     /// A table that holds the root.
     pub fn new(numbers: Numbers, root: NewInode, linked: bool) -> Self {
         let table = Self {
-            by_id: DashMap::new(),
+            by_id: InodeMap::new(),
+            further: DashMap::with_shard_amount(4),
             by_key: DashMap::new(),
             by_name: DashMap::with_shard_amount(16),
             next_serial: AtomicU64::new(2),
@@ -99,7 +103,8 @@ impl InodeTable {
             numbers,
             linked,
         };
-        table.by_id.insert(ROOT_ID, Arc::new(Inode::new(root)));
+        let root = || (Arc::new(Inode::new(root)), ());
+        table.by_id.with(ROOT_ID, |_| (), root);
         table
     }
 
@@ -108,20 +113,22 @@ impl InodeTable {
     /// # Errors
     /// ESTALE when no one refers to such a node.
     pub fn get(&self, id: u64) -> Result<Arc<Inode>> {
-        self.by_id
-            .get(&id)
-            .map(|i| Arc::clone(&i))
-            .ok_or(Errno::STALE)
+        self.any(id).ok_or(Errno::STALE)
+    }
+
+    fn any(&self, id: u64) -> Option<Arc<Inode>> {
+        let further = || self.further.get(&id).map(|inode| Arc::clone(&inode));
+        self.by_id.get(id).or_else(further)
     }
 
     /// Has a further node id lead to an inode.
     pub fn add_id(&self, id: u64, inode: &Arc<Inode>) {
-        self.by_id.insert(id, Arc::clone(inode));
+        self.further.insert(id, Arc::clone(inode));
     }
 
     /// Takes a further node id away again.
     pub fn drop_id(&self, id: u64) {
-        self.by_id.remove(&id);
+        self.further.remove(&id);
     }
 
     /// Number of inodes, the root included.
@@ -132,8 +139,18 @@ impl InodeTable {
     /// The inode that stands for the real object with number `key`, without a new reference.
     pub fn find(&self, key: u64) -> Option<Arc<Inode>> {
         let id = self.by_key.get(&key).map_or(key, |id| *id);
-        let inode = self.by_id.get(&id).map(|i| Arc::clone(&i))?;
+        let inode = self.by_id.get(id)?;
         (inode.key.load(Ordering::Acquire) == key).then_some(inode)
+    }
+
+    /// The inode of the directory `name` in `parent`, whose top part has attributes `stat`, if it is
+    /// known and all of it is where names lead.
+    pub fn find_dir(&self, parent: &Arc<Inode>, name: &[u8], stat: &Stat) -> Option<Arc<Inode>> {
+        let inode = self.find(self.numbers.of(stat.dev, stat.ino))?;
+        let is_plain = inode.kind.is_dir() && !inode.is_unlinked();
+        let is_known = is_plain && Self::is_known_as(&inode, parent, name);
+        let leads = inode.place.read().lower().is_none();
+        (is_known && leads).then_some(inode)
     }
 
     /// The inode known as `name` in `parent` for a lower object that is found by name.
@@ -142,7 +159,7 @@ impl InodeTable {
             .by_name
             .get(&(parent.serial, name.into()))
             .map(|id| *id)?;
-        self.by_id.get(&id).map(|i| Arc::clone(&i))
+        self.by_id.get(id)
     }
 
     /// The inode that `found` under `name` in `parent` has already, with a new reference.
@@ -173,7 +190,7 @@ impl InodeTable {
     /// The inode for `found` as `name` in `parent`, with one more reference; made if need be.
     ///
     /// Precondition: the parent's names are locked, so that the name keeps this meaning.
-    pub fn intern(&self, parent: &Arc<Inode>, name: &[u8], found: Found) -> Arc<Inode> {
+    pub fn intern(&self, parent: &Arc<Inode>, name: &[u8], mut found: Found) -> Arc<Inode> {
         let number = self.numbers.of(found.stat.dev, found.stat.ino);
         let kind = found.stat.kind();
         if self.is_named(&found) {
@@ -183,43 +200,42 @@ impl InodeTable {
         loop {
             let id = self.id_of(number).or_else(|| self.id_of(found.plink?));
             let id = id.unwrap_or(ino);
-            match self.by_id.entry(id) {
-                Slot::Occupied(slot) => {
-                    let inode = slot.get();
-                    let key = inode.key.load(Ordering::Acquire);
-                    // A lower's file that is just becoming its copy is found by its former key.
-                    if (key == number || Some(key) == found.plink) && inode.kind == kind {
-                        inode.refs.fetch_add(1, Ordering::AcqRel);
-                        let inode = Arc::clone(inode);
-                        drop(slot);
-                        if Self::name_fits(&inode, parent, name) {
-                            return inode;
-                        }
-                        // The same directory at two places, as a bind mount below a layer makes
-                        // it: each place is an inode of its own.
-                        self.forget(inode.id, 1);
-                        return self.intern_named(parent, name, found, number);
-                    }
-                    drop(slot);
-                    // The node id is in use for another object, whose number came back on disk
-                    // before the kernel forgot it.
-                    let fresh = self.numbers.fresh();
-                    self.by_key.insert(number, fresh);
-                }
-                Slot::Vacant(slot) => {
-                    let ids = Ids {
-                        id,
-                        key: number,
-                        ino,
-                        by_name: false,
-                    };
-                    let inode = self.make(parent, name, found, &ids);
-                    slot.insert(Arc::clone(&inode));
+            let plink = found.plink;
+            let is_it = |inode: &Arc<Inode>| {
+                let key = inode.key.load(Ordering::Acquire);
+                // A lower's file that is just becoming its copy is found by its former key.
+                let is_it = (key == number || Some(key) == plink) && inode.kind == kind;
+                Met::known(inode, is_it)
+            };
+            let ids = Ids {
+                id,
+                key: number,
+                ino,
+                by_name: false,
+            };
+            let make = || self.make(parent, name, &mut found, &ids);
+            match self.by_id.with(id, is_it, make) {
+                Met::Made(inode) => {
                     if id != number {
                         // A forget of the inode that had this id may just have dropped it.
                         self.by_key.insert(number, id);
                     }
                     return inode;
+                }
+                Met::Known(inode) => {
+                    if Self::name_fits(&inode, parent, name) {
+                        return inode;
+                    }
+                    // The same directory at two places, as a bind mount below a layer makes it: each
+                    // place is an inode of its own.
+                    self.forget(inode.id, 1);
+                    return self.intern_named(parent, name, found, number);
+                }
+                Met::Other => {
+                    // The node id is in use for another object, whose number came back on disk
+                    // before the kernel forgot it.
+                    let fresh = self.numbers.fresh();
+                    self.by_key.insert(number, fresh);
                 }
             }
         }
@@ -247,50 +263,49 @@ impl InodeTable {
     }
 
     fn intern_named(
-        &self, parent: &Arc<Inode>, name: &[u8], found: Found, number: u64,
+        &self, parent: &Arc<Inode>, name: &[u8], mut found: Found, number: u64,
     ) -> Arc<Inode> {
         let slot = self.by_name.entry((parent.serial, name.into()));
         let id = match slot {
             Slot::Occupied(known) => *known.get(),
             Slot::Vacant(slot) => {
-                let taken = self.by_id.contains_key(&number);
+                let taken = self.by_id.contains(number);
                 let id = if taken { self.numbers.fresh() } else { number };
                 *slot.insert(id).value()
             }
         };
-        match self.by_id.entry(id) {
-            Slot::Occupied(slot) => {
-                let inode = Arc::clone(slot.get());
-                inode.refs.fetch_add(1, Ordering::AcqRel);
-                drop(slot);
-                if inode.by_name && Self::is_known_as(&inode, parent, name) {
-                    return inode;
-                }
-                // The id is another object's: lost a race for the number as node id.
-                self.forget(inode.id, 1);
-                let id = self.numbers.fresh();
-                self.by_name.insert((parent.serial, name.into()), id);
-                self.intern_named(parent, name, found, number)
-            }
-            Slot::Vacant(slot) => {
-                let ids = Ids {
-                    id,
-                    key: 0,
-                    ino: number,
-                    by_name: true,
-                };
-                let inode = self.make(parent, name, found, &ids);
-                slot.insert(Arc::clone(&inode));
+        let ids = Ids {
+            id,
+            key: 0,
+            ino: number,
+            by_name: true,
+        };
+        let known = |inode: &Arc<Inode>| Met::known(inode, inode.by_name);
+        let make = || self.make(parent, name, &mut found, &ids);
+        match self.by_id.with(id, known, make) {
+            Met::Made(inode) => {
                 // A forget of the inode that had this id may just have dropped it.
                 self.by_name.insert((parent.serial, name.into()), id);
-                inode
+                return inode;
             }
+            Met::Known(inode) if Self::is_known_as(&inode, parent, name) => return inode,
+            Met::Known(inode) => {
+                self.forget(inode.id, 1);
+            }
+            Met::Other => {}
         }
+        // The id is another object's: lost a race for the number as node id.
+        let id = self.numbers.fresh();
+        self.by_name.insert((parent.serial, name.into()), id);
+        self.intern_named(parent, name, found, number)
     }
 
-    fn make(&self, parent: &Arc<Inode>, name: &[u8], found: Found, ids: &Ids) -> Arc<Inode> {
+    /// Makes an inode; takes the rest out of what was found.
+    fn make(
+        &self, parent: &Arc<Inode>, name: &[u8], found: &mut Found, ids: &Ids,
+    ) -> (Arc<Inode>, Met) {
         parent.refs.fetch_add(1, Ordering::AcqRel);
-        Arc::new(Inode::new(NewInode {
+        let inode = Arc::new(Inode::new(NewInode {
             id: ids.id,
             serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
             ino: ids.ino,
@@ -303,10 +318,11 @@ impl InodeTable {
                 parent: Arc::clone(parent),
                 name: name.into(),
             }),
-            stack: found.stack,
-            lower: found.lower,
+            stack: found.stack.take(),
+            lower: found.lower.take(),
             subdirs: found.subdirs,
-        }))
+        }));
+        (Arc::clone(&inode), Met::Made(inode))
     }
 
     /// Says that the inode's real object is now the upper's one with number `key`.
@@ -340,7 +356,7 @@ impl InodeTable {
     /// took over its id.
     fn drop_traces(&self, inode: &Inode) {
         let key = inode.key.load(Ordering::Acquire);
-        let unused = |id: &u64| !self.by_id.contains_key(id);
+        let unused = |id: &u64| !self.by_id.contains(*id);
         if key != 0 && key != inode.id {
             self.by_key
                 .remove_if(&key, |_, id| *id == inode.id && unused(id));
@@ -395,7 +411,7 @@ impl InodeTable {
             if id == ROOT_ID {
                 continue;
             }
-            let Some(inode) = self.by_id.get(&id).map(|i| Arc::clone(&i)) else {
+            let Some(inode) = self.any(id) else {
                 continue;
             };
             // Another id may lead to it.
@@ -409,14 +425,13 @@ impl InodeTable {
                 continue;
             }
             // A lookup may have taken a reference since; then the inode stays.
-            let unused = |_: &u64, i: &Arc<Inode>| i.refs.load(Ordering::Acquire) == 0;
-            if self.by_id.remove_if(&id, unused).is_none() {
+            let unused = |i: &Inode| i.refs.load(Ordering::Acquire) == 0;
+            if !self.by_id.remove_if(id, unused) {
                 continue;
             }
             self.drop_traces(&inode);
             let place = inode.place.read();
-            let more = place.more.as_deref().map_or(&[][..], Vec::as_slice);
-            pending.extend(place.alias.iter().chain(more).map(|a| (a.parent.id, 1)));
+            pending.extend(place.all().map(|a| (a.parent.id, 1)));
             drop(place);
             gone.push(inode);
         }
@@ -455,4 +470,24 @@ struct Ids {
     key: u64,
     ino: u64,
     by_name: bool,
+}
+
+/// What there was at a node id.
+enum Met {
+    /// The inode, made just now.
+    Made(Arc<Inode>),
+    /// The inode, with a reference more.
+    Known(Arc<Inode>),
+    /// Another one.
+    Other,
+}
+
+impl Met {
+    fn known(inode: &Arc<Inode>, is_it: bool) -> Self {
+        if !is_it {
+            return Self::Other;
+        }
+        inode.refs.fetch_add(1, Ordering::AcqRel);
+        Self::Known(Arc::clone(inode))
+    }
 }

@@ -10,9 +10,11 @@ use crate::sys::{self, Errno, Result};
 
 use super::Union;
 use super::copy_up::Need;
+use super::find::FoundDir;
 use super::inode::Inode;
 use super::inode_table::Found;
-use super::lookup::{FoundDir, dir_of};
+use super::lookup::dir_of;
+use super::names::Info;
 use super::types::Entry;
 
 /// How often another name of a file is tried when one goes just as it is to be linked to.
@@ -61,11 +63,10 @@ impl Union {
         self.ensure_upper(&inode, Need::All)?;
         self.pin_data(&inode)?;
         let _tree = self.tree.read();
-        let _names = dir.write_names();
-        let state = self.in_upper_dir(&parent, name)?;
-        if state.real.is_some() || (!state.is_whiteout() && self.in_lower(&parent, name)?) {
-            return Err(Errno::EXIST);
-        }
+        let names = dir.write_names();
+        names.unchanged();
+        let state = self.vacancy(&parent, name)?;
+        names.unsettle();
         let fd = self.dir_fd(&parent, 0)?;
         // The last other name must not go just now, and the entry with it.
         let _changing = inode.is_plinked().then(|| self.plinks.change());
@@ -85,16 +86,24 @@ impl Union {
         } else {
             link(fd.as_fd(), name.bytes())?;
         }
+        let mut is_tidy = true;
         if state.marker
             && let Err(e) = upper.remove_marker(fd.as_fd(), name.bytes())
         {
             // The name wins over its whiteout: right, only untidy.
             tracing::warn!("a whiteout beside a new link could not be removed: {e}");
+            is_tidy = false;
         }
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
         let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
         let plink = inode.is_plinked().then(|| inode.ino());
         let found = Found::single(0, stat, None).with_plink(plink);
+        if is_tidy && !inode.by_name {
+            names.note(name.bytes(), |old| {
+                let in_lower = old.is_some_and(|old| old.in_lower);
+                Some(Info::in_upper(inode.kind, inode.ino(), in_lower))
+            });
+        }
         Ok(self.intern(
             &parent,
             name,

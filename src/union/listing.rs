@@ -1,7 +1,6 @@
 //! Merged directory listings.
 
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -11,12 +10,7 @@ use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
 use super::inode::{DirPart, DirStack};
-use super::types::DirEntry;
-
-/// Positions below this are `.`, `..` and the start.
-const FIRST_POSITION: u64 = 16;
-/// Positions stay below this, so that they are positive as a signed offset.
-const POSITIONS: u64 = 1 << 62;
+use super::names::{Entry, Info, Names};
 
 /// Whether to go on with a listing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,13 +26,34 @@ struct Candidate {
     kind: FileKind,
 }
 
+/// How a layer hides a name from those below.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Hiding {
+    /// By a whiteout at the name itself.
+    Entry,
+    /// By a file beside it.
+    Marker,
+    /// By something beside it that may be no file.
+    Odd,
+}
+
 /// What one layer's directory holds.
 #[derive(Default)]
 struct Content {
     entries: Vec<Candidate>,
     /// Names hidden in the layers below.
-    hidden: Vec<NameBuf>,
+    hidden: Vec<(NameBuf, Hiding)>,
     dev: u64,
+}
+
+/// What is found out about a name on the way down through the layers.
+struct Finding {
+    info: Info,
+    below: Vec<LayerIndex>,
+    /// No further layer has a part in it.
+    closed: bool,
+    /// It is settled whether the lowers show it.
+    settled: bool,
 }
 
 impl Union {
@@ -106,59 +121,68 @@ impl Union {
         Ok(names)
     }
 
-    /// How many subdirectories a directory made of `stack` shows; `fds` are handles of its parts.
-    pub(super) fn read_subdirs(&self, stack: &DirStack, fds: &[Arc<OwnedFd>]) -> Result<u32> {
-        let fd_of = |layer| {
-            let at = stack.iter().position(|part| part.layer == layer);
-            at.map(|at| Arc::clone(&fds[at])).ok_or(Errno::IO)
-        };
-        let mut count = 0;
-        self.merge(stack, fd_of, |candidate, _, _| {
-            count += u32::from(candidate.kind.is_dir());
-            Go::On
-        })?;
-        Ok(count)
+    /// The merged listing of a directory made of `stack`, of whose parts `fds` are handles.
+    pub(super) fn read_names(&self, stack: &DirStack, fds: &[Arc<OwnedFd>]) -> Result<Names> {
+        let mut found: HashMap<NameBuf, Finding> = HashMap::new();
+        let mut first: Vec<(NameBuf, Finding)> = Vec::new();
+        let sole = stack.len() == 1;
+        for (part, dir) in stack.iter().zip(fds) {
+            let content = self.content(dir, *part)?;
+            let with_copies = part.copies && self.layers.is_top(part.layer);
+            for candidate in content.entries {
+                let known = if sole {
+                    None
+                } else {
+                    found.get_mut(&candidate.name)
+                };
+                if let Some(known) = known {
+                    known.meet(&candidate, part.layer);
+                    continue;
+                }
+                let ino = self.listed_ino(&candidate, part.layer, content.dev, with_copies, dir);
+                let in_lower = !self.layers.is_upper(part.layer);
+                let finding = Finding::new(&candidate, part.layer, ino, in_lower);
+                if sole {
+                    first.push((candidate.name, finding));
+                } else {
+                    found.insert(candidate.name, finding);
+                }
+            }
+            if sole && !content.hidden.is_empty() {
+                found.extend(first.drain(..));
+            }
+            for (name, hiding) in content.hidden {
+                let is_upper = self.layers.is_upper(part.layer);
+                let known = found.entry(name).or_insert_with(Finding::hidden);
+                known.hide(hiding, is_upper);
+            }
+        }
+        let all = found.into_iter().chain(first);
+        // What only lowers hide shows nowhere, and needs nothing to go on doing so.
+        let all =
+            all.filter(|(_, f)| f.info.shown || f.info.whiteout || f.info.marker || f.info.odd);
+        Ok(Names::new(all.map(|(name, finding)| {
+            let name = name.as_slice().into();
+            let info = finding.info;
+            (Entry { name, info }, finding.below)
+        })))
     }
 
-    /// The entries of a directory made of `stack`, ordered by position.
-    pub(super) fn list(
-        &self, stack: &DirStack, fd_of: impl Fn(LayerIndex) -> Result<Arc<OwnedFd>>,
-    ) -> Result<Vec<DirEntry>> {
-        let mut entries = Vec::new();
-        let with_copies = stack
-            .first()
-            .filter(|part| part.copies && self.layers.is_top(part.layer));
-        let with_copies = with_copies.map(|part| fd_of(part.layer)).transpose()?;
-        self.merge(stack, fd_of, |candidate, layer, dev| {
-            let mut ino = self.inodes.numbers.of(dev, candidate.ino);
-            if self.layers.is_top(layer) {
-                let recorded = || {
-                    let dir = with_copies.as_ref()?.as_fd();
-                    origin::recorded(dir, &candidate.name, candidate.ino)
-                        .ok()
-                        .flatten()
-                };
-                let known = self.inodes.known_ino(ino);
-                let linked = || self.number_of_copy(dev, candidate.ino);
-                ino = known.or_else(linked).or_else(recorded).unwrap_or(ino);
-            }
-            let next = position_of(&candidate.name);
-            entries.push(DirEntry {
-                name: candidate.name,
-                ino,
-                kind: candidate.kind,
-                next,
-            });
-            Go::On
-        })?;
-        entries.sort_unstable_by(|a, b| a.next.cmp(&b.next).then_with(|| a.name.cmp(&b.name)));
-        let mut last = FIRST_POSITION;
-        for entry in &mut entries {
-            // Equal hashes are told apart by the order of the names.
-            entry.next = entry.next.max(last + 1);
-            last = entry.next;
+    /// The inode number that stat shows for an entry.
+    fn listed_ino(
+        &self, candidate: &Candidate, layer: LayerIndex, dev: u64, with_copies: bool, dir: &OwnedFd,
+    ) -> u64 {
+        let ino = self.inodes.numbers.of(dev, candidate.ino);
+        if !self.layers.is_top(layer) {
+            return ino;
         }
-        Ok(entries)
+        let recorded = || {
+            let read = || origin::recorded(dir.as_fd(), &candidate.name, candidate.ino).ok();
+            with_copies.then(read).flatten().flatten()
+        };
+        let known = self.inodes.known_ino(ino);
+        let linked = || self.number_of_copy(dev, candidate.ino);
+        known.or_else(linked).or_else(recorded).unwrap_or(ino)
     }
 
     /// Gives every visible name once, from its top layer.
@@ -182,7 +206,7 @@ impl Union {
                     return Ok(());
                 }
             }
-            seen.extend(content.hidden);
+            seen.extend(content.hidden.into_iter().map(|(name, _)| name));
         }
         Ok(())
     }
@@ -199,7 +223,11 @@ impl Union {
         sys::dir::for_each_entry(&readable, |entry| {
             if name::is_reserved(entry.name) {
                 if let Some(hidden) = name::hidden_by(entry.name).filter(|_| whiteouts) {
-                    content.hidden.push(NameBuf::from_slice(hidden));
+                    let hiding = match entry.kind {
+                        Some(FileKind::Regular) => Hiding::Marker,
+                        _ => Hiding::Odd,
+                    };
+                    content.hidden.push((NameBuf::from_slice(hidden), hiding));
                 }
                 return Ok(());
             }
@@ -225,7 +253,7 @@ impl Union {
                         entry.kind.unwrap_or(FileKind::CharDevice)
                     }
                     Ok(whiteout::Entry::Whiteout) => {
-                        content.hidden.push(name);
+                        content.hidden.push((name, Hiding::Entry));
                         return Ok(());
                     }
                     // Gone since.
@@ -244,10 +272,51 @@ impl Union {
     }
 }
 
-/// The position of a name in any listing: a hash, so that it does not depend on the other names.
-fn position_of(name: &[u8]) -> u64 {
-    // DefaultHasher::new() has fixed keys: the same name has the same position in every listing.
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    FIRST_POSITION + 1 + hasher.finish() % (POSITIONS - FIRST_POSITION - 1)
+impl Finding {
+    /// An object in the topmost layer that has the name.
+    fn new(candidate: &Candidate, layer: LayerIndex, ino: u64, in_lower: bool) -> Self {
+        let info = Info {
+            layer,
+            ..Info::in_upper(candidate.kind, ino, in_lower)
+        };
+        Self {
+            info,
+            below: Vec::new(),
+            closed: !candidate.kind.is_dir(),
+            settled: in_lower,
+        }
+    }
+
+    /// A name that nothing above has.
+    fn hidden() -> Self {
+        Self {
+            info: Info::hidden(false, false, false),
+            below: Vec::new(),
+            closed: true,
+            settled: false,
+        }
+    }
+
+    /// A lower has an object of this name too.
+    fn meet(&mut self, candidate: &Candidate, layer: LayerIndex) {
+        self.info.in_lower |= !self.settled;
+        self.settled = true;
+        if !candidate.kind.is_dir() {
+            self.closed = true;
+        } else if !self.closed {
+            self.below.push(layer);
+        }
+    }
+
+    /// A layer hides the name from those below.
+    fn hide(&mut self, hiding: Hiding, is_upper: bool) {
+        self.closed = true;
+        self.info.odd |= hiding == Hiding::Odd;
+        if is_upper {
+            self.info.whiteout |= hiding == Hiding::Entry;
+            self.info.marker |= hiding == Hiding::Marker;
+        } else {
+            self.settled = true;
+        }
+    }
 }

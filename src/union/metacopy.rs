@@ -19,8 +19,8 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 use super::Union;
 use super::copy_up::Need;
 use super::descriptors::{Real, Use};
+use super::find::Step;
 use super::inode::{Alias, Inode};
-use super::lookup::Step;
 use super::rank::{Rank, Ranked};
 use super::redirect::Trail;
 
@@ -110,7 +110,7 @@ impl Union {
     ///
     /// Precondition: no lock is held.
     pub(super) fn own_data(&self, inode: &Arc<Inode>, need: Need) -> Result<()> {
-        if inode.kind != FileKind::Regular || !self.in_upper(inode) {
+        if inode.kind != FileKind::Regular || !self.in_upper(inode) || inode.is_whole() {
             return Ok(());
         }
         let stat = self.with_real(inode, Real::stat)?;
@@ -124,25 +124,35 @@ impl Union {
     ///
     /// Precondition: the tree lock is held.
     pub(super) fn learn(&self, inode: &Arc<Inode>, stat: &Stat) -> Result<()> {
-        if inode.is_borrowed() || !may_borrow(stat) {
+        if inode.is_borrowed() || inode.is_whole() || !may_borrow(stat) {
             return Ok(());
         }
         let Real { dir, name, .. } = self.real(inode)?;
-        if let Some(record) = elsewhere::metacopy(dir.as_fd(), &name)? {
-            self.learn_from(inode, &record)?;
+        match elsewhere::metacopy(dir.as_fd(), &name)? {
+            Some(record) => self.learn_from(inode, &record),
+            None => {
+                inode.facts.set_whole(true);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// The same for a file that was found to hold a record.
     ///
     /// Precondition: no lock but a copy-up's is held.
     pub(super) fn learn_borrowed(&self, inode: &Arc<Inode>) -> Result<()> {
+        if inode.is_whole() {
+            return Ok(());
+        }
         let _tree = self.tree.read();
         let Real { dir, name, .. } = self.real(inode)?;
         match elsewhere::metacopy(dir.as_fd(), &name)? {
             Some(record) if !inode.is_borrowed() => self.learn_from(inode, &record),
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => {
+                inode.facts.set_whole(true);
+                Ok(())
+            }
         }
     }
 
@@ -287,7 +297,7 @@ impl Union {
     ///
     /// Precondition: no lock is held.
     pub(super) fn pin_data(&self, inode: &Arc<Inode>) -> Result<()> {
-        if inode.kind != FileKind::Regular || !self.in_upper(inode) {
+        if inode.kind != FileKind::Regular || !self.in_upper(inode) || inode.is_whole() {
             return Ok(());
         }
         let pinned = {

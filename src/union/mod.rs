@@ -15,7 +15,7 @@
 //!    changes, for the system calls of the change.
 //! 5. [`Inode::place`], [`inode::Dir::stack`]: momentary, no call is made under them.
 //! 6. Leaves: the maps of [`inode_table::InodeTable`], the table of pseudo-links, descriptor caches,
-//!    the upper's hidden directories, [`ownership::Owners`]'s change of a record. Nothing else is
+//!    [`inode::Dir::known`], the upper's hidden directories, [`ownership::Owners`]'s change of a record. Nothing else is
 //!    taken under them.
 //!
 //! No lock is held while a reply is sent, which this module never does, or a notification (`stale`).
@@ -29,21 +29,27 @@ mod control;
 mod copy_up;
 mod create;
 mod descriptors;
+mod facts;
 mod fate;
+mod find;
 mod inode;
+mod inode_map;
 mod inode_table;
 mod io;
 mod kept;
+mod known_names;
 mod link;
 mod listing;
 mod lookup;
 mod mapped;
 mod mapped_values;
 mod metacopy;
+mod names;
 mod nlink;
 mod nodes;
 mod numbers;
 mod ownership;
+mod place;
 mod plink;
 mod plink_change;
 mod plink_flush;
@@ -51,11 +57,11 @@ mod plink_table;
 mod published;
 mod rank;
 mod readdir;
-mod recent;
 mod redirect;
 mod remove;
 mod rename;
 mod rename_disk;
+mod rename_names;
 mod stage;
 mod stale;
 pub mod types;
@@ -73,6 +79,7 @@ pub use backing::{Backing, Source};
 use descriptors::Descriptors;
 use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
+use known_names::Keeper;
 use mapped::Maps;
 use nodes::Nodes;
 use numbers::Numbers;
@@ -80,7 +87,6 @@ pub(crate) use ownership::Owners;
 pub use plink_flush::Flushed;
 use plink_table::Plinks;
 use rank::TreeLock;
-use recent::Recent;
 use stale::Stale;
 pub(crate) use stale::What;
 pub use types::{Attr, Caller, DirEntry, Entry, Keep, Make, OpenMode, SetAttr, SetTime, StatFs};
@@ -99,8 +105,8 @@ pub struct Union {
     inodes: InodeTable,
     descriptors: Descriptors,
     tree: TreeLock,
-    recent: Recent,
     maps: Maps,
+    known_names: Keeper,
     /// Data of a copy-up are not flushed before it is published, and fsync does nothing.
     volatile: bool,
     /// statfs adds up the filesystems of all layers.
@@ -146,6 +152,8 @@ pub(crate) struct Settings {
     pub plinks: bool,
     /// Only the lower 32 bits of inode numbers are shown.
     pub ino32: bool,
+    /// Names change in no other way than through the union, so what they stand for may be kept.
+    pub names_last: bool,
 }
 
 impl Union {
@@ -180,8 +188,8 @@ impl Union {
             descriptors: Descriptors::new(settings.descriptors),
             layers,
             tree: TreeLock::default(),
-            recent: Recent::default(),
             maps: Maps::default(),
+            known_names: Keeper::new(settings.names_last),
             volatile: settings.volatile,
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),
@@ -228,9 +236,7 @@ impl Union {
     /// Gives back `count` references to a node.
     pub fn forget(&self, id: u64, count: u64) {
         for inode in self.inodes.forget(id, count) {
-            if inode.dir.is_some() {
-                self.recent.drop(inode.serial);
-            } else if inode.layer() > 0 || !self.layers.has_upper {
+            if inode.dir.is_none() && (inode.layer() > 0 || !self.layers.has_upper) {
                 self.maps.drop(inode.serial);
             }
             self.descriptors.forget(&inode);

@@ -11,6 +11,7 @@ use crate::sys::{self, Result};
 
 use super::inode::{DirStack, Inode};
 use super::lookup::dir_of;
+use super::names::Names;
 use super::{ROOT_ID, Union};
 
 /// Not counted yet.
@@ -126,6 +127,10 @@ impl Union {
     fn count_subdirs_now(&self, inode: &Arc<Inode>) -> Result<()> {
         let dir = dir_of(inode)?;
         let _names = dir.read_second_names();
+        if let Some(count) = dir.with_lasting_names(Names::subdirs) {
+            dir.subdirs.set(count);
+            return Ok(());
+        }
         let stack = inode.stack();
         let mut fds = Vec::with_capacity(stack.len());
         let mut links = PartLinks::default();
@@ -134,12 +139,14 @@ impl Union {
             links.add(sys::stat::fstat(&*fd)?.nlink);
             fds.push(fd);
         }
-        let by_links = links.subdirs(&stack).filter(|_| inode.id != ROOT_ID);
-        let count = match by_links {
-            Some(count) => count,
-            None => self.read_subdirs(&stack, &fds)?,
-        };
-        dir.subdirs.set(count);
+        if let Some(count) = links.subdirs(&stack).filter(|_| inode.id != ROOT_ID) {
+            dir.subdirs.set(count);
+            return Ok(());
+        }
+        let changes = dir.changes.load(Ordering::Acquire);
+        let names = self.read_names(&stack, &fds)?;
+        dir.subdirs.set(names.subdirs());
+        self.keep_names(inode, dir, changes, names);
         Ok(())
     }
 

@@ -93,7 +93,7 @@ impl Union {
                 let dir = dir_of(&parent)?;
                 let _tree = self.tree.read();
                 let _names = dir.read_names();
-                let found = self.find(&parent, Name::new(name)?, 0)?;
+                let found = self.find(&parent, Name::new(name)?)?;
                 Ok(found.is_some_and(|f| self.number_by_lower(&f.found) == Some(number)))
             });
         }

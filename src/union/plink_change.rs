@@ -112,8 +112,9 @@ impl Union {
         self.ensure_upper(parent, Need::All)?;
         let name = Name::new(name)?;
         let _tree = self.tree.read();
-        let _names = dir_of(parent)?.write_names();
-        let Some(found) = self.find(parent, name, 0)?.map(|found| found.found) else {
+        let names = dir_of(parent)?.write_names();
+        names.unchanged();
+        let Some(found) = self.find(parent, name)?.map(|found| found.found) else {
             return Ok(());
         };
         let by_lower = found.plink == Some(number) && !self.layers.is_top(found.layer);
@@ -128,10 +129,12 @@ impl Union {
         let plinks = self.plinks.dir().ok_or(Errno::STALE)?;
         let entry = plink::entry_name(number, losing.group.record.upper);
         let before = sys::stat::fstat(&*fd)?;
+        names.unsettle();
         sys::cred::enter_own();
         self.lose(Some((losing, parent, name)), true, || {
             sys::at::link_at(&*plinks, &entry, &*fd, name.bytes())
         })?;
+        names.note_copied_up(name.bytes());
         // The directory's entries are the same as before for its users, so are its times.
         restore_times(fd.as_fd(), &before);
         Ok(())

@@ -16,6 +16,9 @@ use super::inode::{Held, Inode};
 use super::plink_table::Group;
 use super::{ROOT, Union};
 
+/// How often the whole tree is walked at most.
+const ROUNDS: usize = 8;
+
 /// What a flush did.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Flushed {
@@ -83,14 +86,18 @@ impl Union {
         if !self.plinks.any() || !self.plinks.follow() {
             return Ok(flushed);
         }
-        // A directory that moves while we look may hide a name from us: then once more.
-        for _ in 0..3 {
+        // A directory that moves while we look may hide a name from us; and names of a file that got
+        // its copy meanwhile were passed over. Then once more.
+        for _ in 0..ROUNDS {
             let moves = self.moves.load(Ordering::Acquire);
+            let placeable = self.plinks.all().into_iter();
+            let placeable = placeable.filter(|(_, group)| group.record.upper != 0);
+            let placeable = placeable.map(|(number, _)| number).collect();
             let unplaced = self.place_all_names()?;
-            let more = self.drop_entries(moves, &unplaced)?;
+            let (more, is_late) = self.drop_entries(moves, &placeable, &unplaced)?;
             flushed.entries += more.entries;
             flushed.kept = more.kept;
-            if moves == self.moves.load(Ordering::Acquire) {
+            if moves == self.moves.load(Ordering::Acquire) && !is_late {
                 break;
             }
         }
@@ -134,8 +141,13 @@ impl Union {
         Ok(())
     }
 
-    fn drop_entries(&self, moves: u64, unplaced: &HashSet<u64>) -> Result<Flushed> {
+    /// Removes the entries of the `placeable` files but those that are `unplaced`. Returns whether
+    /// there are others since.
+    fn drop_entries(
+        &self, moves: u64, placeable: &HashSet<u64>, unplaced: &HashSet<u64>,
+    ) -> Result<(Flushed, bool)> {
         let mut flushed = Flushed::default();
+        let mut is_late = false;
         let disk = self.plinks.disk().ok_or(Errno::ROFS)?;
         for (number, upper, _) in disk.list()? {
             if upper == 0 {
@@ -149,6 +161,10 @@ impl Union {
                 None => self.drop_foreign(number, upper),
                 Some(_) if self.moves.load(Ordering::Acquire) != moves => Err(Errno::AGAIN),
                 Some(_) if unplaced.contains(&number) => Err(Errno::AGAIN),
+                Some(_) if !placeable.contains(&number) => {
+                    is_late = true;
+                    Err(Errno::AGAIN)
+                }
                 Some(group) => self.drop_entry(number, group),
             };
             match goes {
@@ -158,7 +174,7 @@ impl Union {
                 Err(_) => flushed.kept += 1,
             }
         }
-        Ok(flushed)
+        Ok((flushed, is_late))
     }
 
     /// Removes a symlink `I.0` that a crash left when the entry was gone that it was about. Others
@@ -239,7 +255,7 @@ impl Union {
                 fd: Arc::new(fd),
                 _permit: self.descriptors.held.take(),
             };
-            inode.place.write().held = Some(Box::new(held));
+            inode.place.write().set_held(Some(held));
         }
         inode.set_plinked(false);
         Ok(())

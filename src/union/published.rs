@@ -110,6 +110,11 @@ impl Drop for Published<'_> {
             tracing::error!("a directory stays complete in the upper after a failed rename: {e}");
             return;
         }
+        for known in &self.merged {
+            if let Some(dir) = &known.inode.dir {
+                dir.forget_names();
+            }
+        }
         for (from, to, name) in self.moves.iter().rev() {
             if let Err(e) = sys::at::rename_at(&**to, name, &**from, name, RenameFlags::empty()) {
                 tracing::warn!("a copy stays in the upper after a failed rename: {e}");
@@ -142,6 +147,7 @@ impl Union {
     /// still be in use below it.
     pub(super) fn leave_lowers(&self, inode: &Arc<Inode>) {
         let Some(dir) = &inode.dir else { return };
+        dir.forget_names();
         let lower = Self::lower_place(inode);
         let own = DirPart {
             copies: true,
@@ -153,7 +159,7 @@ impl Union {
             let new = DirStack::from_slice(&[*first.unwrap_or(&own)]);
             std::mem::replace(&mut *stack, new)
         };
-        inode.place.write().lower = Some(Box::new(lower));
+        inode.place.write().set_lower(lower);
         for part in old.iter().filter(|part| part.layer > 0) {
             self.forget_dir_fd(inode, part.layer);
         }

@@ -1,5 +1,7 @@
 //! The tree lock, and the assertion of the lock order in debug builds.
 
+use std::cell::Cell;
+
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Ranks of the module text of [`super`].
@@ -103,6 +105,16 @@ impl TreeLock {
         }
     }
 
+    /// The same if nobody writes it or waits to; with any lock held, as this never waits.
+    pub fn try_read(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        self.0.try_read()
+    }
+
+    /// True while it is written.
+    pub fn is_written(&self) -> bool {
+        self.0.is_locked_exclusive()
+    }
+
     pub fn write(&self) -> TreeWrite<'_> {
         let rank = Ranked::enter(Rank::Tree);
         TreeWrite {
@@ -120,10 +132,49 @@ pub(crate) struct NamesRead<'a> {
 }
 
 /// A directory's names, held for writing.
+///
+/// Whoever holds it says what came of its change ([`super::known_names`]); else what is known of the
+/// names is dropped with it.
 #[derive(Debug)]
 pub(crate) struct NamesWrite<'a> {
+    dir: &'a super::inode::Dir,
+    settled: Cell<bool>,
     _guard: RwLockWriteGuard<'a, ()>,
     _rank: Ranked,
+}
+
+impl<'a> NamesWrite<'a> {
+    fn new(dir: &'a super::inode::Dir, rank: Ranked) -> Self {
+        Self {
+            dir,
+            settled: Cell::new(false),
+            _guard: dir.names.write(),
+            _rank: rank,
+        }
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &'a super::inode::Dir {
+        self.dir
+    }
+
+    /// Says that what is known of the names is right, until the next change.
+    pub fn settle(&self) {
+        self.settled.set(true);
+    }
+
+    /// Says that it may not be.
+    pub fn unsettle(&self) {
+        self.settled.set(false);
+    }
+}
+
+impl Drop for NamesWrite<'_> {
+    fn drop(&mut self) {
+        if !self.settled.get() {
+            self.dir.forget_names();
+        }
+    }
 }
 
 impl super::inode::Dir {
@@ -136,11 +187,7 @@ impl super::inode::Dir {
     }
 
     pub fn write_names(&self) -> NamesWrite<'_> {
-        let rank = Ranked::enter(Rank::Names);
-        NamesWrite {
-            _guard: self.names.write(),
-            _rank: rank,
-        }
+        NamesWrite::new(self, Ranked::enter(Rank::Names))
     }
 
     /// With those of the parent held.
@@ -154,10 +201,6 @@ impl super::inode::Dir {
 
     /// The second of two directories, ordered by serial, with the tree lock written.
     pub fn write_second_names(&self) -> NamesWrite<'_> {
-        let rank = Ranked::enter_second(Rank::Names);
-        NamesWrite {
-            _guard: self.names.write(),
-            _rank: rank,
-        }
+        NamesWrite::new(self, Ranked::enter_second(Rank::Names))
     }
 }

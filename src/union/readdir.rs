@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use crate::layer::name::NameBuf;
-use crate::sys::{Errno, FileKind, Result};
+use crate::sys::{FileKind, Result};
 
 use super::Union;
 use super::inode::Inode;
 use super::lookup::dir_of;
+use super::names::{FIRST_POSITION, Names};
 use super::types::DirEntry;
 
 /// Positions of the first two entries.
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
+/// Entries taken out of a listing at once: it is not held while they are given away.
+const PIECE: usize = 128;
 
 impl Union {
-    /// Gives `each` the entries of a directory after position `from` until it returns false.
-    /// Position 0 starts anew and sees the directory as it is now; any other goes on in the listing
-    /// of the last start, and means the same in a new one.
+    /// Gives `each` the entries after position `from` until it returns false. Positions are those of
+    /// the names, whatever else comes and goes; 0 is the start.
     ///
     /// # Errors
     /// ENOTDIR, and what reading the layers gives.
@@ -25,76 +27,97 @@ impl Union {
         &self, id: u64, from: u64, mut each: impl FnMut(&DirEntry) -> bool,
     ) -> Result<()> {
         let inode = self.inodes.get(id)?;
-        let known = self.recent.get(inode.serial).filter(|_| from != 0);
-        let listing = match known {
-            Some(listing) => listing,
-            None => {
-                let listing: Arc<[DirEntry]> = self.listing(&inode)?.into();
-                self.recent.keep(inode.serial, &listing);
-                listing
-            }
-        };
-        if from < DOT_DOT {
-            let parent = inode
-                .alias()
-                .map_or(inode.ino(), |alias| alias.parent.ino());
-            let dots = [
-                (b".".as_slice(), inode.ino(), DOT),
-                (b"..", parent, DOT_DOT),
-            ];
-            for (name, ino, next) in dots {
-                let name = NameBuf::from_slice(name);
-                let entry = DirEntry {
-                    name,
-                    ino: self.shown(ino),
-                    kind: FileKind::Directory,
-                    next,
-                };
-                if from < next && !each(&entry) {
-                    return Ok(());
+        let dir = dir_of(&inode)?;
+        if from == 0 {
+            dir.forget_short_lived();
+        }
+        if from < DOT_DOT && !self.give_dots(&inode, from, &mut each) {
+            return Ok(());
+        }
+        let mut from = from.max(FIRST_POSITION);
+        // Where a listing cannot be kept, one is enough for this call.
+        let mut own = None;
+        let mut is_first = true;
+        loop {
+            let piece = self.piece(&inode, from, &mut own)?;
+            let Some(last) = piece.last() else {
+                if is_first {
+                    // Whoever reads on to the end asks once more there.
+                    Self::end_of_listing(&inode);
                 }
-            }
-        }
-        let start = listing.partition_point(|entry| entry.next <= from);
-        if start == listing.len() && from >= DOT_DOT {
-            // Nothing follows the end, which is asked for too.
-            self.recent.drop(inode.serial);
-        }
-        for entry in &listing[start..] {
-            let ino = self.shown(entry.ino);
-            let goes_on = if ino == entry.ino {
-                each(entry)
-            } else {
-                each(&DirEntry {
-                    ino,
-                    ..entry.clone()
-                })
+                return Ok(());
             };
-            if !goes_on {
-                break;
+            is_first = false;
+            from = last.next;
+            if !piece.iter().all(&mut each) {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
-    /// The merged listing of a directory. The tree lock is not held while it is read: a handle
-    /// stays right when an ancestor moves.
-    pub(super) fn listing(&self, inode: &Arc<Inode>) -> Result<Vec<DirEntry>> {
-        let dir = dir_of(inode)?;
-        let tree = self.tree.read();
-        let _names = dir.read_names();
-        let stack = inode.stack();
+    fn give_dots(
+        &self, inode: &Arc<Inode>, from: u64, each: &mut impl FnMut(&DirEntry) -> bool,
+    ) -> bool {
+        let parent = inode.alias().map_or(inode.ino(), |a| a.parent.ino());
+        let dots = [
+            (b".".as_slice(), inode.ino(), DOT),
+            (b"..", parent, DOT_DOT),
+        ];
+        let mut rest = dots.into_iter().filter(|(_, _, next)| from < *next);
+        rest.all(|(name, ino, next)| {
+            each(&DirEntry {
+                name: NameBuf::from_slice(name),
+                ino: self.shown(ino),
+                kind: FileKind::Directory,
+                next,
+            })
+        })
+    }
+
+    /// The next entries of a directory, as it is now.
+    fn piece(
+        &self, inode: &Arc<Inode>, from: u64, own: &mut Option<Names>,
+    ) -> Result<Vec<DirEntry>> {
+        let take = |names: &Names| {
+            let next = names.after(from).take(PIECE);
+            next.map(|(at, entry)| DirEntry {
+                name: NameBuf::from_slice(&entry.name),
+                ino: self.shown(entry.info.ino),
+                kind: entry.info.kind,
+                next: at,
+            })
+            .collect()
+        };
         if inode.is_unlinked() {
             return Ok(Vec::new());
         }
-        let fds = stack
-            .iter()
-            .map(|part| self.dir_fd(inode, part.layer).map(|fd| (part.layer, fd)))
-            .collect::<Result<Vec<_>>>()?;
-        drop(tree);
-        self.list(&stack, |layer| {
-            let fd = fds.iter().find(|(l, _)| *l == layer);
-            fd.map(|(_, fd)| Arc::clone(fd)).ok_or(Errno::IO)
-        })
+        if let Some(names) = own {
+            return Ok(take(names));
+        }
+        let dir = dir_of(inode)?;
+        loop {
+            if let Some(piece) = dir.with_names(take) {
+                return Ok(piece);
+            }
+            if let Some(names) = self.read_and_keep(inode)? {
+                return Ok(take(own.insert(names)));
+            }
+        }
+    }
+
+    /// All entries of a directory, ordered by position.
+    pub(super) fn listing(&self, inode: &Arc<Inode>) -> Result<Vec<DirEntry>> {
+        let mut own = None;
+        let mut entries = Vec::new();
+        let mut from = FIRST_POSITION;
+        loop {
+            let piece = self.piece(inode, from, &mut own)?;
+            let Some(last) = piece.last() else {
+                Self::end_of_listing(inode);
+                return Ok(entries);
+            };
+            from = last.next;
+            entries.extend(piece);
+        }
     }
 }

@@ -13,8 +13,9 @@ use crate::layer::elsewhere::{Record, Redirect};
 use crate::layer::name::{Name, NameBuf};
 use crate::sys::{Errno, Result};
 
+use super::find::{FoundDir, Step};
 use super::inode::{DirPart, Inode, LowerPlace};
-use super::lookup::{FoundDir, Step, show};
+use super::lookup::show;
 use super::{ROOT, Union};
 
 /// The way down through the layers, one object in each.

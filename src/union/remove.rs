@@ -11,9 +11,11 @@ use crate::sys::{self, Errno, Result, Stat};
 
 use super::Union;
 use super::copy_up::Need;
+use super::find::InUpper;
 use super::inode::{Held, Inode};
 use super::inode_table::Found;
-use super::lookup::{InUpper, dir_of};
+use super::lookup::dir_of;
+use super::names::{Info, Names};
 
 impl Union {
     /// Removes a name that is not a directory.
@@ -53,15 +55,15 @@ impl Union {
 
     fn remove_locked(&self, parent: &Arc<Inode>, name: Name<'_>, want_dir: bool) -> Result<()> {
         let _tree = self.tree.read();
-        let _names = dir_of(parent)?.write_names();
-        let found = self.find(parent, name, 0)?.ok_or(Errno::NOENT)?.found;
+        let names = dir_of(parent)?.write_names();
+        names.unchanged();
+        let found = self.find(parent, name)?.ok_or(Errno::NOENT)?.found;
         match (found.stat.kind().is_dir(), want_dir) {
             (true, false) => return Err(Errno::ISDIR),
             (false, true) => return Err(Errno::NOTDIR),
             _ => {}
         }
-        let state = self.in_upper_dir(parent, name)?;
-        let in_lower = self.in_lower(parent, name)?;
+        let (state, in_lower) = self.standing(parent, name, Some(&found))?;
         let known = self.known(parent, name, &found);
         let inode = known.as_ref().map(|k| Arc::clone(&k.inode));
         // Nothing may be made in a directory between the look into it and its end.
@@ -77,9 +79,13 @@ impl Union {
         let leaving = Leaving::prepare(self, parent, name, inode.clone(), &found, last)?;
         let fd = self.dir_fd(parent, 0)?;
         let losing = losing.map(|losing| (losing, parent, name));
-        self.lose(losing, false, || {
+        names.unsettle();
+        let left = self.lose(losing, false, || {
             self.remove_from_upper(fd.as_fd(), name, state, in_lower)
         })?;
+        if let Some(left) = left {
+            names.note(name.bytes(), |_| left);
+        }
         if want_dir {
             Self::subdir_changed(parent, false);
         }
@@ -87,25 +93,34 @@ impl Union {
         Ok(())
     }
 
-    /// Hides `name` from below where needed, and removes the upper's own object.
+    /// Hides `name` from below where needed, and removes the upper's own object. Returns what is known
+    /// of the name then, if that is sure.
     fn remove_from_upper(
         &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, in_lower: bool,
-    ) -> Result<()> {
+    ) -> Result<Option<Option<Info>>> {
         let upper = self.upper()?;
         let is_dir = state.real.is_some_and(|s| s.kind().is_dir());
         let mut remains = state.real.is_some();
         let mut added = false;
+        let mut left = state.marker.then(|| Info::hidden(false, true, in_lower));
         // An existing whiteout file goes on hiding what is below.
         if in_lower && !state.marker {
-            remains = upper.write_whiteout(parent, name.bytes(), is_dir)? && remains;
+            let beside = upper.write_whiteout(parent, name.bytes(), is_dir)?;
+            left = Some(Info::hidden(!beside, beside, true));
+            remains &= beside;
             added = true;
         }
         if !remains {
-            return Ok(());
+            return Ok(Some(left));
         }
         let removed = if is_dir {
-            // It may hold markers; it goes in one step and is emptied out of sight.
-            upper.take_away(parent, name.bytes()).map(drop)
+            match sys::at::rmdir_at(parent, name.bytes()) {
+                // It holds markers: it goes in one step and is emptied out of sight.
+                Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                    upper.take_away(parent, name.bytes()).map(drop)
+                }
+                result => result,
+            }
         } else {
             sys::at::unlink_at(parent, name.bytes())
         };
@@ -113,17 +128,23 @@ impl Union {
             // Back to the old state; a whiteout beside its object would not hide it anyway.
             let _ = upper.remove_marker(parent, name.bytes());
         }
-        if removed.is_ok() && state.marker && !in_lower {
+        removed?;
+        if state.marker && !in_lower {
             // Nothing is below any more that the marker would hide.
-            let _ = upper.remove_marker(parent, name.bytes());
+            let gone = upper.remove_marker(parent, name.bytes()).is_ok();
+            return Ok(gone.then_some(None));
         }
-        removed
+        Ok(Some(left))
     }
 
     /// True when the directory shows no entry.
     pub(super) fn is_empty(
         &self, parent: &Arc<Inode>, name: Name<'_>, found: &Found, inode: Option<&Arc<Inode>>,
     ) -> Result<bool> {
+        let known = inode.and_then(|inode| inode.dir.as_ref()?.with_lasting_names(Names::is_empty));
+        if let Some(is_empty) = known {
+            return Ok(is_empty);
+        }
         let stack = match (inode, &found.stack) {
             (Some(inode), _) => inode.stack(),
             (None, Some(stack)) => stack.clone(),
@@ -178,21 +199,26 @@ impl Leaving {
                 None => (union.dir_fd(parent, 0)?, NameBuf::from_slice(name.bytes())),
             };
             let link = |temp: BorrowedFd<'_>, new: &[u8]| sys::at::link_at(&*dir, &at, temp, new);
-            let by_handle = inode.kind.is_dir() || union.descriptors.may_hold();
+            let is_dir = inode.kind.is_dir();
+            let by_handle = is_dir || union.descriptors.may_hold();
             let upper = union.upper()?;
             let linked = (!by_handle).then(|| upper.temp(link)).and_then(Result::ok);
             // A link may be refused (their number is limited); then a handle after all.
             let held = if let Some(link) = linked {
                 Held::Link(Arc::new(link))
             } else {
-                let open = || sys::at::open_path(&*dir, &at);
-                let handle = union.with_descriptors(open)?;
+                let open = || sys::at::open_path(&*dir, &at).map(Arc::new);
+                let fd = if is_dir {
+                    union.dir_fd(inode, 0)?
+                } else {
+                    union.with_descriptors(open)?
+                };
                 Held::Handle {
-                    fd: Arc::new(handle),
+                    fd,
                     _permit: union.descriptors.held.take(),
                 }
             };
-            inode.place.write().held = Some(Box::new(held));
+            inode.place.write().set_held(Some(held));
         }
         Ok(Self {
             inode,
@@ -233,7 +259,7 @@ impl Leaving {
             inode.set_unlinked();
             inode.set_plinked(false);
         } else if has_other {
-            inode.place.write().held = None;
+            inode.place.write().set_held(None);
         } else if self.last_link {
             union.inodes.retire(inode);
             inode.set_unlinked();
@@ -254,7 +280,7 @@ impl Drop for Leaving {
         {
             let mut place = inode.place.write();
             if place.alias.is_some() {
-                place.held = None;
+                place.set_held(None);
             }
         }
     }

@@ -11,15 +11,18 @@ use rustix::fs::RenameFlags;
 
 use crate::layer::name::Name;
 use crate::options::RenameDir;
-use crate::sys::{self, Errno, Result};
+use crate::sys::{self, Errno, FileKind, Result};
 
 use super::Union;
 use super::complete::Completion;
 use super::copy_up::Need;
+use super::fate::Fate;
+use super::find::InUpper;
 use super::inode::Inode;
 use super::inode_table::Found;
-use super::lookup::{InUpper, Known, dir_of};
+use super::lookup::{Known, dir_of};
 use super::remove::Leaving;
+use super::rename_names::{BothNames, Left};
 
 /// One side of a rename.
 pub(super) struct Side<'a> {
@@ -43,6 +46,16 @@ impl Side<'_> {
             || self.inode.as_ref().is_some_and(completes)
     }
 
+    /// True when it is known that nothing of the object is in a lower.
+    fn stands_alone(&self) -> bool {
+        let alone = |inode: &Arc<Inode>| match inode.kind {
+            FileKind::Regular => inode.is_whole(),
+            FileKind::Directory => inode.stack().len() == 1,
+            _ => true,
+        };
+        self.inode.as_ref().is_some_and(alone)
+    }
+
     pub fn is_dir(&self) -> bool {
         self.found.as_ref().is_some_and(|f| f.stat.kind().is_dir())
     }
@@ -60,6 +73,8 @@ struct Work<'a> {
     target: Option<Completion<'a>>,
     /// A redirect could not be recorded.
     no_redirect: bool,
+    /// Nobody has looked yet what has to be copied.
+    is_trial: bool,
 }
 
 /// A name with its directory.
@@ -100,6 +115,33 @@ impl Union {
         self.ensure_upper(&from, Need::All)?;
         self.ensure_upper(&to, Need::All)?;
         let (from, to) = ((&from, name), (&to, new_name));
+        self.rename_with_work(from, to, flags)
+    }
+
+    /// The same if nothing has to be copied for it; `None` if that may be.
+    ///
+    /// # Errors
+    /// As [`Self::rename`].
+    pub fn try_rename(
+        &self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: u32,
+    ) -> Option<Result<()>> {
+        let known = |id| self.inodes.get(id).ok().filter(|dir| self.in_upper(dir));
+        let (from, to) = (known(parent)?, known(new_parent)?);
+        let flags = RenameFlags::from_bits(flags)?;
+        let (name, new_name) = (Name::creatable(name).ok()?, Name::creatable(new_name).ok()?);
+        let same = Arc::ptr_eq(&from, &to) && name == new_name;
+        if same || !(flags & !RenameFlags::NOREPLACE).is_empty() {
+            return None;
+        }
+        let mut work = Work {
+            is_trial: true,
+            ..Work::default()
+        };
+        let result = self.rename_locked((&from, name), (&to, new_name), flags, &mut work);
+        (result != Err(Errno::AGAIN)).then_some(result)
+    }
+
+    fn rename_with_work(&self, from: Place<'_>, to: Place<'_>, flags: RenameFlags) -> Result<()> {
         let mut work = Work::default();
         // Copying happens without locks; what is changed meanwhile is looked at again. There is an
         // end to changes that matter to the completion of a directory, not to others.
@@ -170,7 +212,7 @@ impl Union {
         let dir = dir_of(parent)?;
         let _tree = self.tree.read();
         let _names = dir.read_names();
-        let Some(found) = self.find(parent, name, 0)? else {
+        let Some(found) = self.find(parent, name)? else {
             return if exchange { Err(Errno::NOENT) } else { Ok(()) };
         };
         let found = found.found;
@@ -219,19 +261,25 @@ impl Union {
         } else {
             (to, from)
         };
-        let _first = dir_of(first)?.write_names();
-        let _second = if Arc::ptr_eq(from, to) {
+        let first_names = dir_of(first)?.write_names();
+        let second_names = if Arc::ptr_eq(from, to) {
             None
         } else {
             Some(dir_of(second)?.write_second_names())
         };
+        let names = BothNames::new(
+            &first_names,
+            second_names.as_ref(),
+            Arc::ptr_eq(first, from),
+        );
+        names.unchanged();
         if from.is_unlinked() || to.is_unlinked() {
             return Err(Errno::NOENT);
         }
         let src = self.side(from, name)?;
         let mut dst = self.side(to, new_name)?;
         let found = src.found.as_ref().ok_or(Errno::NOENT)?;
-        if !src.is_ready(work.source.as_ref()) {
+        if !src.is_ready(work.source.as_ref()) || (work.is_trial && !src.stands_alone()) {
             return Err(Errno::AGAIN);
         }
         if let Some(target) = &dst.found {
@@ -245,15 +293,21 @@ impl Union {
             }
         }
         Self::check_loop(&src, to)?;
+        names.unsettle();
         if flags.contains(RenameFlags::EXCHANGE) {
             Self::check_loop(&dst, from)?;
             return self.exchange(&src, &dst, work);
         }
-        self.replace(&src, &mut dst, flags.contains(RenameFlags::WHITEOUT), work)
+        let left = self.replace(&src, &mut dst, flags.contains(RenameFlags::WHITEOUT), work)?;
+        if let Some(left) = left {
+            names.note(&src, &dst, left);
+        }
+        Ok(())
     }
 
     fn side<'a>(&'a self, parent: &'a Arc<Inode>, name: Name<'a>) -> Result<Side<'a>> {
-        let found = self.find(parent, name, 0)?.map(|f| f.found);
+        let found = self.find(parent, name)?.map(|f| f.found);
+        let (state, in_lower) = self.standing(parent, name, found.as_ref())?;
         let known = found.as_ref().and_then(|f| self.known(parent, name, f));
         let inode = known.as_ref().map(|k| Arc::clone(&k.inode));
         Ok(Side {
@@ -263,8 +317,8 @@ impl Union {
             inode,
             _known: known,
             found,
-            state: self.in_upper_dir(parent, name)?,
-            in_lower: self.in_lower(parent, name)?,
+            state,
+            in_lower,
         })
     }
 
@@ -321,9 +375,11 @@ impl Union {
         }
     }
 
+    /// Returns what is known of the source's name afterwards, if nothing out of the ordinary was to be
+    /// done.
     fn replace<'a>(
         &'a self, src: &Side<'_>, dst: &mut Side<'_>, want_whiteout: bool, work: &mut Work<'a>,
-    ) -> Result<()> {
+    ) -> Result<Option<Left>> {
         let upper = self.upper()?;
         match (src.is_dir(), dst.found.as_ref().map(|_| dst.is_dir())) {
             (true, Some(false)) => return Err(Errno::NOTDIR),
@@ -355,6 +411,9 @@ impl Union {
         }
         let fate = self.make_movable(src, dst, work.source.as_mut(), &mut work.no_redirect)?;
         self.mark_target(src, dst)?;
+        let hides = dst_marker || (src.is_dir() && dst.hides_something());
+        let is_plain = matches!(fate, Fate::None) && !hides && !dst.is_dir();
+        let mut left = None;
         let hide = src.in_lower || want_whiteout;
         let losing = losing.map(|losing| (losing, dst.parent, dst.name));
         if fate.is_redirected() {
@@ -373,7 +432,7 @@ impl Union {
                 result => result?,
             }
         } else {
-            self.lose(losing, false, || {
+            left = self.lose(losing, false, || {
                 Self::rename_in_upper(upper, src, dst, hide)
             })?;
         }
@@ -388,7 +447,7 @@ impl Union {
             leaving.done(self);
         }
         self.moved(src, dst, fate, work.source.as_mut());
-        Ok(())
+        Ok(left.filter(|_| is_plain))
     }
 }
 

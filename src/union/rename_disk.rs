@@ -12,7 +12,9 @@ use crate::options::WhiteoutForm;
 use crate::sys::{self, Errno, Result};
 
 use super::Union;
+use super::names::Info;
 use super::rename::Side;
+use super::rename_names::Left;
 
 impl Union {
     /// Replaces the victim directory, which shows nothing but may hold markers, by one that is
@@ -70,13 +72,15 @@ impl Union {
     fn stands_alone(dst: &Side<'_>) {
         if let Some(dir) = dst.inode.as_ref().and_then(|inode| inode.dir.as_ref()) {
             dir.stack.write().truncate(1);
+            dir.forget_names();
         }
     }
 
-    /// The renaming itself, with a whiteout left at the source when `hide`.
+    /// The renaming itself, with a whiteout left at the source when `hide`. Returns what is known of
+    /// the source's name then, if that is sure.
     pub(super) fn rename_in_upper(
         upper: &Upper, src: &Side<'_>, dst: &Side<'_>, hide: bool,
-    ) -> Result<()> {
+    ) -> Result<Option<Left>> {
         let (from, to) = (src.name.bytes(), dst.name.bytes());
         let rename = |flags| sys::at::rename_at(&*src.fd, from, &*dst.fd, to, flags);
         if dst.state.whiteout_entry && src.is_dir() {
@@ -85,11 +89,13 @@ impl Union {
             if !hide && let Err(e) = sys::at::unlink_at(&*src.fd, from) {
                 tracing::warn!("a needless whiteout could not be removed: {e}");
             }
-            return Ok(());
+            return Ok(None);
         }
+        let marked = Some(Info::hidden(false, true, src.in_lower));
         if !hide || src.state.marker {
             // A whiteout file that is already there goes on hiding what is below.
-            return rename(RenameFlags::empty());
+            rename(RenameFlags::empty())?;
+            return Ok(Some(marked.filter(|_| src.state.marker)));
         }
         let undo = || {
             // An object beside its whiteout shows all the same.
@@ -98,12 +104,16 @@ impl Union {
         let can_mark = whiteout_of(from).is_some();
         if upper.form() == WhiteoutForm::Aufs && can_mark {
             upper.write_marker_beside(src.fd.as_fd(), from)?;
-            return rename(RenameFlags::empty()).inspect_err(|_| undo());
+            rename(RenameFlags::empty()).inspect_err(|_| undo())?;
+            return Ok(Some(marked));
         }
         sys::cred::enter_own();
         match rename(RenameFlags::WHITEOUT) {
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if can_mark => {}
-            result => return result,
+            result => {
+                result?;
+                return Ok(Some(Some(Info::hidden(true, false, src.in_lower))));
+            }
         }
         // A filesystem without RENAME_WHITEOUT: a whiteout file bridges the moment.
         upper.write_marker_beside(src.fd.as_fd(), from)?;
@@ -113,7 +123,7 @@ impl Union {
         if let Err(e) = tidy.and_then(|_| upper.remove_marker(src.fd.as_fd(), from)) {
             tracing::warn!("a whiteout file could not be replaced by a device: {e}");
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The renaming of a redirected directory, with a whiteout left at the source when `hide`.

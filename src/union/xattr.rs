@@ -18,7 +18,15 @@ impl Union {
     pub fn getxattr(&self, id: u64, attr: &[u8]) -> Result<Vec<u8>> {
         self.check_readable(attr)?;
         let inode = self.inodes.get(id)?;
+        if inode.facts.lacks(attr) {
+            return Err(Errno::NODATA);
+        }
+        let seen = inode.facts.look();
         let value = self.with_real(&inode, |real| self.stored_value(real, attr))?;
+        // One that is found by name may share its object with others.
+        if value.is_none() && !inode.by_name {
+            inode.facts.set_lacking(attr, seen);
+        }
         self.owners.shown_value(attr, value.ok_or(Errno::NODATA)?)
     }
 
@@ -64,7 +72,8 @@ impl Union {
         self.check_holder(&inode, attr)?;
         self.ensure_upper(&inode, Need::Attributes)?;
         let _held = self.not_while_copying(&inode);
-        self.with_real(&inode, |real| {
+        inode.facts.attr_changes();
+        let result = self.with_real(&inode, |real| {
             sys::xattr::set(real.fd(), &real.name, &stored, &value, flags)?;
             if attr == ACCESS_ACL && caller.uid != 0 {
                 // As chmod does: who is not in the file's group loses its set-group-id bit.
@@ -75,7 +84,9 @@ impl Union {
                 }
             }
             Ok(())
-        })
+        });
+        inode.facts.attr_changes();
+        result
     }
 
     /// Removes an attribute.

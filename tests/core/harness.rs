@@ -176,6 +176,7 @@ pub struct Core {
     tree: Tree,
     /// Owners and modes are kept in attributes.
     records: bool,
+    checks: u32,
 }
 
 impl Core {
@@ -187,6 +188,7 @@ impl Core {
             numbers: BTreeMap::new(),
             tree: Tree::new(),
             records: disk.options.ownership.records != Records::Inode,
+            checks: 0,
         }
     }
 }
@@ -216,7 +218,14 @@ impl Subject for Core {
     }
 
     fn check(&mut self, expected: &Tree) {
+        let known = self.side.union().check_known_names();
+        known.unwrap_or_else(|e| panic!("a listing that is kept is not right: {e}"));
         check_absent(&mut self.side, expected);
+        self.checks += 1;
+        if self.checks.is_multiple_of(3) {
+            // The next operation has to look for itself.
+            self.side.union().forget_known_names();
+        }
         let mut numbers = BTreeMap::new();
         for (path, seen) in &self.tree {
             let both = (expected[path].ino, seen.ino);

@@ -262,18 +262,62 @@ fn the_number_of_a_known_file_stays_when_it_is_copied_up() {
 }
 
 #[test]
-fn a_file_with_data_in_the_lower_is_not_copied_onto_itself() {
-    let mut stack = Stack::new(WhiteoutForm::Aufs);
-    stack.metacopy = true;
-    fs::write(stack.lower("a"), "data".repeat(30_000)).unwrap();
+fn what_a_layer_lost_behind_our_back_is_looked_for_anew() {
+    let stack = Stack::new(WhiteoutForm::Aufs);
+    let lower = stack.base.path().join("lower");
+    fs::create_dir(lower.join("d")).unwrap();
+    for name in ["d/gone", "d/other"] {
+        fs::write(lower.join(name), "x").unwrap();
+    }
+    fs::create_dir(lower.join("d/dir")).unwrap();
     let union = stack.union();
-    let id = walk(&union, "a").unwrap();
-    chmod(&union, id, 0o600);
-    let overlapping = union.copy_range((id, 0), (id, 50), 100, BY_ROOT);
-    assert_eq!(overlapping, Err(Errno::INVAL));
-    let apart = union.copy_range((id, 2), (id, 60_001), 100, BY_ROOT);
-    assert_eq!(apart, Ok(100));
-    let mut read = [0; 4];
-    union.read(id, 60_001, &mut read).unwrap();
-    assert_eq!(&read, b"tada");
+    let dir = union.lookup(ROOT, b"d").unwrap().unwrap();
+    let list = || {
+        let mut names = Vec::new();
+        let each = |entry: &unionfs::union::DirEntry| {
+            names.push(entry.name.to_vec());
+            true
+        };
+        union.readdir(dir.id, 0, each).unwrap();
+        names.sort();
+        names
+    };
+    assert_eq!(list(), [&b"."[..], b"..", b"dir", b"gone", b"other"]);
+    fs::remove_file(lower.join("d/gone")).unwrap();
+    fs::remove_dir(lower.join("d/dir")).unwrap();
+    fs::write(lower.join("d/dir"), "no directory").unwrap();
+    assert!(union.lookup(dir.id, b"gone").unwrap().is_none());
+    assert_eq!(union.unlink(dir.id, b"gone"), Err(Errno::NOENT));
+    let other = union.lookup(dir.id, b"dir").unwrap().unwrap();
+    assert_eq!(other.attr.kind(), unionfs::union::FileKind::Regular);
+    assert_eq!(list(), [&b"."[..], b"..", b"dir", b"other"]);
+    union.unlink(dir.id, b"other").unwrap();
+    assert_eq!(list(), [&b"."[..], b"..", b"dir"]);
+    union.forget(other.id, 1);
+    union.forget(dir.id, 1);
+}
+
+#[test]
+fn ranges_of_one_file_may_not_overlap_though_its_data_are_in_a_lower() {
+    let stack = Stack::new(WhiteoutForm::Aufs);
+    fs::write(stack.lower("f"), vec![b'x'; 40_000]).unwrap();
+    let options = Options {
+        lowers: vec![stack.lower("").into()],
+        upper: Some(stack.upper("")),
+        metacopy: true,
+        ..Options::default()
+    };
+    let union = open_union(&options).unwrap();
+    let id = walk(&union, "f").unwrap();
+    let set = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    union.setattr(id, &set, BY_ROOT).unwrap();
+    let copied = union.copy_range((id, 0), None, (id, 100), 4097, BY_ROOT);
+    assert_eq!(copied, Err(Errno::INVAL));
+    assert_eq!(
+        union.copy_range((id, 0), None, (id, 30_000), 4097, BY_ROOT),
+        Ok(4097)
+    );
 }

@@ -57,6 +57,8 @@ mod regressions_life;
 mod regressions_modes;
 mod regressions_unlinked;
 mod requests;
+mod system_calls;
+mod trace;
 mod truth_table_plinks;
 mod truth_table_read;
 mod truth_table_remove;

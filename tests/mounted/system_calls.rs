@@ -1,0 +1,121 @@
+//! How many system calls a request costs: exactly those that cannot be avoided.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+
+use crate::spec::Dialect;
+use crate::support::{Mount, Stack};
+use crate::trace::{
+    CREATE, GETATTR, GETXATTR, LOOKUP, MKDIR, OPEN, READ, RENAME, RMDIR, SETATTR, Trace, UNLINK,
+    WRITE,
+};
+
+/// Files of the lower directory; the first ones are looked up until it is worth reading it whole.
+const FILES: usize = 60;
+const LATER: usize = 30;
+
+const WHOLE_PAGE: usize = 4096;
+
+/// A stack of so many lowers, the lowest of which has the files.
+fn stack(lowers: usize) -> Mount {
+    let files = (0..FILES).map(|n| format!("d/f{n}"));
+    let mut stack = Stack::of(Dialect::Aufs).upper(["new/"]);
+    for _ in 1..lowers {
+        stack = stack.lower(["d/"]);
+    }
+    let m = stack.lower(files).build();
+    let page = vec![b'x'; WHOLE_PAGE];
+    for n in 0..FILES {
+        fs::write(m.lowers[lowers - 1].join(format!("d/f{n}")), &page).unwrap();
+    }
+    m.mount_with("threads=1")
+}
+
+fn work(m: &Mount, trace: &Trace<'_>) {
+    let stat = |range: std::ops::Range<usize>| {
+        for n in range {
+            m.stat(&format!("d/f{n}")).unwrap();
+        }
+    };
+    stat(0..LATER);
+    // The first object of a thread settles what the thread may do, once.
+    fs::create_dir(m.p("made")).unwrap();
+    fs::write(m.p("made/first"), "").unwrap();
+    trace.begin("look up");
+    stat(LATER..FILES);
+    trace.begin("miss");
+    for n in 0..10 {
+        assert!(m.stat(&format!("d/none{n}")).is_err());
+    }
+    trace.begin("open");
+    let lower = fs::File::open(m.p("d/f1")).unwrap();
+    trace.begin("read");
+    lower.read_exact_at(&mut vec![0; WHOLE_PAGE], 0).unwrap();
+    drop(lower);
+    trace.begin("open again");
+    drop(fs::File::open(m.p("d/f1")).unwrap());
+    trace.begin("create");
+    let mut file = fs::File::create_new(m.p("made/a")).unwrap();
+    trace.begin("write");
+    file.write_all(b"text").unwrap();
+    trace.begin("chmod");
+    file.set_permissions(fs::Permissions::from_mode(0o600))
+        .unwrap();
+    drop(file);
+    trace.begin("mkdir");
+    fs::create_dir(m.p("made/s")).unwrap();
+    trace.begin("rename");
+    m.rename("made/a", "made/b").unwrap();
+    m.rename("made/b", "made/first").unwrap();
+    trace.begin("rmdir");
+    m.rmdir("made/s").unwrap();
+    trace.begin("unlink");
+    m.unlink("made/first").unwrap();
+    trace.begin("unlink lower");
+    // The first one copies the directory up and makes the file that whiteouts are links to.
+    m.unlink("d/f2").unwrap();
+    trace.begin("unlink lower again");
+    m.unlink("d/f3").unwrap();
+    m.unlink("d/f4").unwrap();
+}
+
+#[test]
+fn requests_cost_what_they_must_however_many_layers_there_are() {
+    for lowers in [1, 5, 100] {
+        let m = stack(lowers);
+        let trace = Trace::start(&m);
+        work(&m, &trace);
+        let parts = trace.end();
+        let expect = |part: &str, opcode: u32, least: usize, calls: &[&str]| {
+            let all = parts.get(part).map_or(&[][..], Vec::as_slice);
+            let requests = all.iter().filter(|(code, _)| *code == opcode);
+            let requests: Vec<_> = requests.map(|(_, calls)| calls).collect();
+            assert!(requests.len() >= least, "{part}, {lowers} lowers: {all:?}");
+            for made in requests {
+                assert_eq!(made, calls, "{part}, opcode {opcode}, {lowers} lowers");
+            }
+        };
+        expect("look up", LOOKUP, FILES - LATER, &["newfstatat"]);
+        expect("miss", LOOKUP, 10, &[]);
+        expect("open", OPEN, 1, &["openat2", "fstat", "flistxattr"]);
+        expect("open again", OPEN, 1, &[]);
+        expect("read", READ, 1, &["pread64"]);
+        expect("create", LOOKUP, 1, &[]);
+        expect("create", CREATE, 1, &["openat2", "fstat"]);
+        expect("write", GETXATTR, 0, &[]);
+        expect("write", WRITE, 1, &["pwrite64"]);
+        expect("chmod", SETATTR, 1, &["fchmodat2", "newfstatat"]);
+        expect("mkdir", MKDIR, 1, &["mkdirat", "newfstatat"]);
+        expect("rename", GETATTR, 1, &["newfstatat"]);
+        // The target that is replaced is held for those who have it open.
+        let rename = &parts["rename"];
+        let renames = rename.iter().filter(|(code, _)| *code == RENAME);
+        let renames: Vec<_> = renames.map(|(_, calls)| calls.join(" ")).collect();
+        let over = "newfstatat newfstatat openat2 renameat";
+        assert_eq!(renames, ["newfstatat renameat", over], "{lowers} lowers");
+        expect("rmdir", RMDIR, 1, &["newfstatat", "openat2", "unlinkat"]);
+        expect("unlink", UNLINK, 1, &["newfstatat", "openat2", "unlinkat"]);
+        expect("unlink lower again", UNLINK, 2, &["newfstatat", "linkat"]);
+    }
+}
