@@ -16,12 +16,13 @@ use fuser::{
 
 use crate::options::Options;
 use crate::sys::{Errno, cred};
-use crate::union::{Make, OpenMode, SetAttr, Union};
+use crate::union::{Make, OpenMode, SetAttr, Union, Work};
 
 use super::convert::{self, caller, errno};
 use super::init::MAX_WRITE;
 use super::policy::{NEVER, Policy};
 use super::reply;
+use super::spare::Spare;
 
 thread_local! {
     /// Read buffer of this thread, as large as its largest read so far (1 MiB at most).
@@ -35,6 +36,8 @@ pub(crate) struct UnionFs {
     pub(super) policy: Policy,
     /// Largest write request in bytes.
     max_write: u32,
+    /// Threads that read requests and may do short work.
+    spare: Spare,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
 }
@@ -45,6 +48,7 @@ impl UnionFs {
             union,
             policy: Policy::new(options),
             max_write: options.max_write.unwrap_or(MAX_WRITE),
+            spare: Spare::of(super::flags::threads(options)),
             must_check: false,
         }
     }
@@ -62,12 +66,16 @@ impl UnionFs {
         blocking::unblock(move || work(&union)).detach();
     }
 
-    /// The same, here or there as the case is.
-    fn maybe_slowly(&self, slow: bool, work: impl FnOnce(&Union) + Send + 'static) {
-        if slow {
-            self.slowly(work);
-        } else {
-            work(&self.union);
+    /// The same, here or there as the case is. Short work is done here as long as enough others read
+    /// requests: handing it over takes longer than many a copy.
+    fn as_long_as(&self, takes: Work, work: impl FnOnce(&Union) + Send + 'static) {
+        match takes {
+            Work::Quick => work(&self.union),
+            Work::Short => match self.spare.take() {
+                Some(_spare) => work(&self.union),
+                None => self.slowly(work),
+            },
+            Work::Long => self.slowly(work),
         }
     }
 }
@@ -116,7 +124,8 @@ impl Filesystem for UnionFs {
         };
         let who = caller(req);
         let policy = self.policy;
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        let takes = self.union.work_to_change(ino.0, size.is_some());
+        self.as_long_as(takes, move |union| {
             reply::attr(reply, union.setattr(ino.0, &set, who), policy);
         });
     }
@@ -192,16 +201,21 @@ impl Filesystem for UnionFs {
     ) {
         let name = newname.as_bytes().to_vec();
         let policy = self.policy;
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        let takes = self.union.work_to_change(ino.0, false);
+        self.as_long_as(takes, move |union| {
             reply::entry(reply, union.link(ino.0, newparent.0, &name), policy);
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (mode, who) = (OpenMode::from_flags(flags.0), caller(req));
-        let slow = (mode.write || mode.truncate) && self.union.needs_copy_up(ino.0);
+        let takes = if mode.write || mode.truncate {
+            self.union.work_to_change(ino.0, true)
+        } else {
+            Work::Quick
+        };
         let flags = self.policy.open;
-        self.maybe_slowly(slow, move |union| match union.open(ino.0, mode, who) {
+        self.as_long_as(takes, move |union| match union.open(ino.0, mode, who) {
             Ok(()) => reply.opened(FileHandle(0), flags),
             Err(e) => reply.error(errno(e)),
         });
@@ -230,13 +244,14 @@ impl Filesystem for UnionFs {
     ) {
         let clears = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let clear = clears.then(|| caller(req));
-        if self.union.needs_copy_up(ino.0) {
-            let data = data.to_vec();
-            return self.slowly(move |union| {
-                reply::written(reply, union.write(ino.0, offset, &data, clear));
-            });
+        let takes = self.union.work_to_change(ino.0, true);
+        if takes == Work::Quick {
+            return reply::written(reply, self.union.write(ino.0, offset, data, clear));
         }
-        reply::written(reply, self.union.write(ino.0, offset, data, clear));
+        let data = data.to_vec();
+        self.as_long_as(takes, move |union| {
+            reply::written(reply, union.write(ino.0, offset, &data, clear));
+        });
     }
 
     fn flush(
@@ -330,7 +345,8 @@ impl Filesystem for UnionFs {
         }
         let (attr, value) = (name.as_bytes().to_vec(), value.to_vec());
         let (flags, who) = (flags as u32, caller(req));
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        let takes = self.union.work_to_change(ino.0, false);
+        self.as_long_as(takes, move |union| {
             reply::empty(reply, union.setxattr(ino.0, &attr, &value, flags, who));
         });
     }
@@ -359,7 +375,8 @@ impl Filesystem for UnionFs {
             return reply.error(errno(Errno::NOSYS));
         }
         let attr = name.as_bytes().to_vec();
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        let takes = self.union.work_to_change(ino.0, false);
+        self.as_long_as(takes, move |union| {
             reply::empty(reply, union.removexattr(ino.0, &attr));
         });
     }

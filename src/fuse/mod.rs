@@ -8,6 +8,7 @@ mod listing;
 mod policy;
 mod reply;
 mod run;
+mod spare;
 
 pub(crate) use flags::kernel_flags;
 pub(crate) use run::{FuseError, Session, Unmounter};

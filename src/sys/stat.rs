@@ -183,6 +183,12 @@ pub(crate) fn fstat(fd: impl AsFd) -> Result<Stat> {
     rustix::fs::fstat(fd).map(|s| Stat::from_raw(&s))
 }
 
+/// The number that says of which type the filesystem of `fd` is (`statfs(2)`, `linux/magic.h`).
+#[allow(clippy::cast_sign_loss)] // some architectures' C type has a sign
+pub(crate) fn filesystem_type(fd: impl AsFd) -> Result<u64> {
+    rustix::fs::fstatfs(fd).map(|s| s.f_type as u64)
+}
+
 /// Figures of the filesystem that holds `fd`.
 pub(crate) fn statvfs(fd: impl AsFd) -> Result<StatVfs> {
     rustix::fs::fstatvfs(fd)
