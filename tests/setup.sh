@@ -10,7 +10,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-PACKAGES=(acl attr bubblewrap build-essential ca-certificates debian-archive-keyring e2fsprogs
+PACKAGES=(acl attr btrfs-progs bubblewrap build-essential ca-certificates debian-archive-keyring e2fsprogs
     fish fuse-overlayfs fuse3 git groff libacl1-dev libcap2-bin man-db mandoc mmdebstrap mount
     pkg-config procps python3 rsync shellcheck strace uidmap util-linux xfsprogs zsh)
 packages() {

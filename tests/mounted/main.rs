@@ -9,6 +9,7 @@
 
 mod calls;
 mod crash;
+mod disk_log;
 mod idmap;
 mod metacopy;
 mod rename_dir;
@@ -40,6 +41,7 @@ mod plinks;
 mod plinks_crash;
 mod plinks_rootless;
 mod plinks_stress;
+mod power_cut;
 mod process;
 mod random;
 mod regressions_copy_up;
