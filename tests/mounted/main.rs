@@ -18,6 +18,7 @@ mod spec;
 mod stress;
 mod support;
 mod user;
+mod waiting;
 
 mod ops_filesystems;
 mod ops_io;
