@@ -2,7 +2,7 @@
 //! the copy. The lower is one whose reads are held up until the test lets them go.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -217,7 +217,11 @@ fn data_of_a_metacopy_that_are_fetched_stop_nothing_else() {
     let slow = SlowLower::new();
     let mut m = slow.stack(Dialect::Overlay, "metacopy=on");
     m.chmod("big", 0o600).unwrap();
-    // The next daemon does not know yet where the data are.
-    m.remount();
+    // The next daemon does not see by its blocks that the data are elsewhere, as after a copying that
+    // was cut short.
+    m.unmount();
+    let file = File::options().write(true).open(m.up("big")).unwrap();
+    file.write_all_at(&vec![0; SIZE as usize], 0).unwrap();
+    m.mount_again();
     rest_goes_on(&slow, &m, open);
 }
