@@ -16,7 +16,7 @@ use fuser::{
 use crate::options::Options;
 use crate::stats::{Counts, Op};
 use crate::sys::Errno;
-use crate::union::{Make, SetAttr, Union};
+use crate::union::{Make, SetAttr, Union, Work};
 
 use super::convert::{self, caller, errno};
 use super::data;
@@ -24,6 +24,7 @@ use super::init::MAX_WRITE;
 use super::passthrough::Passthrough;
 use super::policy::{NEVER, Policy};
 use super::reply;
+use super::spare::Spare;
 
 /// The union as fuser drives it.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(crate) struct UnionFs {
     pub(super) passthrough: Option<Arc<Passthrough>>,
     /// Largest write request in bytes.
     max_write: u32,
+    /// Threads that read requests and may do short work.
+    spare: Spare,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
     pub(super) counts: Counts,
@@ -47,6 +50,7 @@ impl UnionFs {
             union,
             policy,
             max_write: options.max_write.unwrap_or(MAX_WRITE),
+            spare: Spare::of(super::flags::threads(options)),
             must_check: false,
             counts: Counts::default(),
         }
@@ -82,12 +86,16 @@ impl UnionFs {
         blocking::unblock(move || work(&union)).detach();
     }
 
-    /// The same, here or there as the case is.
-    pub(super) fn maybe_slowly(&self, slow: bool, work: impl FnOnce(&Union) + Send + 'static) {
-        if slow {
-            self.aside(work);
-        } else {
-            work(&self.union);
+    /// The same, here or there as the case is. Short work is done here as long as enough others read
+    /// requests: handing it over takes longer than many a copy.
+    pub(super) fn as_long_as(&self, takes: Work, work: impl FnOnce(&Union) + Send + 'static) {
+        match takes {
+            Work::Quick => work(&self.union),
+            Work::Short => match self.spare.take() {
+                Some(_spare) => work(&self.union),
+                None => self.aside(work),
+            },
+            Work::Long => self.aside(work),
         }
     }
 }
@@ -143,7 +151,8 @@ impl Filesystem for UnionFs {
         }
         let who = caller(req);
         let policy = self.policy;
-        self.maybe_slowly(self.on(Op::Setattr).needs_copy_up(ino.0), move |union| {
+        let takes = self.on(Op::Setattr).work_to_change(ino.0, size.is_some());
+        self.as_long_as(takes, move |union| {
             let result = if policy.way.keeps_writes() {
                 union.setattr_kept(ino.0, &set, who)
             } else {
@@ -231,7 +240,8 @@ impl Filesystem for UnionFs {
     ) {
         let name = newname.as_bytes().to_vec();
         let policy = self.policy;
-        self.maybe_slowly(self.on(Op::Link).needs_copy_up(ino.0), move |union| {
+        let takes = self.on(Op::Link).work_to_change(ino.0, false);
+        self.as_long_as(takes, move |union| {
             reply::entry(reply, union.link(ino.0, newparent.0, &name), policy);
         });
     }
@@ -265,7 +275,8 @@ impl Filesystem for UnionFs {
             whole: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             opened: self.policy.way.has_opens(),
         };
-        if !self.on(Op::Write).needs_copy_up(ino.0) {
+        let takes = self.on(Op::Write).work_to_change(ino.0, true);
+        if takes == Work::Quick {
             match write.run(&self.union, data) {
                 Err(Errno::AGAIN) => {}
                 Err(_) if write.whole => {}
@@ -273,7 +284,12 @@ impl Filesystem for UnionFs {
             }
         }
         let data = data.to_vec();
-        self.aside(move |union| write.finish(union, &data, reply));
+        let takes = if takes == Work::Quick {
+            Work::Long
+        } else {
+            takes
+        };
+        self.as_long_as(takes, move |union| write.finish(union, &data, reply));
     }
 
     fn flush(
@@ -381,7 +397,8 @@ impl Filesystem for UnionFs {
         }
         let (attr, value) = (name.as_bytes().to_vec(), value.to_vec());
         let (flags, who) = (flags as u32, caller(req));
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        let takes = self.union.work_to_change(ino.0, false);
+        self.as_long_as(takes, move |union| {
             reply::empty(reply, union.setxattr(ino.0, &attr, &value, flags, who));
         });
     }
@@ -413,7 +430,8 @@ impl Filesystem for UnionFs {
             return reply.error(errno(Errno::NOSYS));
         }
         let attr = name.as_bytes().to_vec();
-        self.maybe_slowly(self.union.needs_copy_up(ino.0), move |union| {
+        let takes = self.union.work_to_change(ino.0, false);
+        self.as_long_as(takes, move |union| {
             reply::empty(reply, union.removexattr(ino.0, &attr));
         });
     }
@@ -466,7 +484,12 @@ impl Filesystem for UnionFs {
         };
         let keeps_writes = self.policy.way.keeps_writes();
         let old = self.old_file(ino.0, fh);
-        self.maybe_slowly(keeps_writes, move |union| {
+        let takes = if keeps_writes {
+            Work::Long
+        } else {
+            Work::Quick
+        };
+        self.as_long_as(takes, move |union| {
             if keeps_writes {
                 // The kernel asks without sending what it keeps; that would be taken for a hole.
                 union.write_back(ino.0);

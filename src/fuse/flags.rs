@@ -15,6 +15,14 @@ use crate::sys::mount::{FuseMount, MountFlags as Flags};
 /// have threads of their own.
 const MAX_THREADS: usize = 4;
 
+/// How many threads read requests.
+pub(super) fn threads(options: &Options) -> usize {
+    options.threads.unwrap_or_else(|| {
+        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
+        cpus.clamp(2, MAX_THREADS)
+    })
+}
+
 /// How the mount shows and what it allows.
 #[derive(Clone, Debug)]
 pub(crate) struct MountFlags {
@@ -75,16 +83,13 @@ impl MountFlags {
                 extra.push(label);
             }
         }
-        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             source: OsStr::from_bytes(&shown_source(options.source().as_bytes())).to_owned(),
             subtype: options.subtype().to_owned(),
             acl,
             read_only,
             kernel: options.kernel_flags,
-            threads: options
-                .threads
-                .unwrap_or_else(|| cpus.clamp(2, MAX_THREADS)),
+            threads: threads(options),
             extra,
         }
     }

@@ -14,6 +14,7 @@ mod policy;
 mod probe;
 mod reply;
 mod run;
+mod spare;
 
 pub(crate) use flags::kernel_flags;
 pub(crate) use run::{FuseError, Session, Unmounter};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fuser::{FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen, Request};
 
 use crate::sys::{Errno, Result};
-use crate::union::{Entry, Union};
+use crate::union::{Entry, Union, Work};
 
 use super::convert::{caller, errno};
 use super::filesystem::UnionFs;
@@ -23,11 +23,14 @@ impl UnionFs {
 
     pub(super) fn open_file(&self, req: &Request, id: u64, flags: i32, reply: ReplyOpen) {
         let (opening, who) = (Opening::new(id, flags), caller(req));
-        let slow =
-            (opening.mode.write || opening.mode.truncate) && self.union.needs_copy_up(opening.id);
+        let takes = if opening.mode.write || opening.mode.truncate {
+            self.union.work_to_change(opening.id, true)
+        } else {
+            Work::Quick
+        };
         let passthrough = self.passthrough.clone();
         let flags = self.policy.open_flags(opening.mode.write);
-        self.maybe_slowly(slow, move |union| {
+        self.as_long_as(takes, move |union| {
             let opened = match passthrough {
                 Some(table) => table.open(union, opening, who, |file| reply.open_backing(file)),
                 None => union

@@ -39,7 +39,7 @@ impl Abilities {
     /// # Errors
     /// When not even a temporary file can be made: then no change could be taken either.
     pub fn find_out(upper: &Upper) -> Result<Self> {
-        let (file, temp) = upper.temp_file()?;
+        let (file, temp) = upper.temp_file(0o600)?;
         let fd = file.as_fd();
         let own = sys::cred::own_uid();
         // Any other id does that is mapped here; where only one is, there is nobody else.

@@ -8,6 +8,7 @@ pub(crate) mod elsewhere;
 pub(crate) mod name;
 pub(crate) mod opaque;
 pub(crate) mod open;
+pub(crate) mod order;
 pub(crate) mod origin;
 pub(crate) mod plink;
 pub(crate) mod private;

@@ -10,11 +10,13 @@ use rustix::fs::{OFlags, RenameFlags};
 
 use crate::options::WhiteoutForm;
 use crate::sys::at::SetTime;
+use crate::sys::copy::Refusals;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::ability::Abilities;
 use super::name::{self, NameBuf};
 use super::opaque;
+use super::order::Order;
 use super::remove_tree::remove_tree;
 
 /// Mode of whiteouts and opaque markers, as aufs makes them.
@@ -46,6 +48,10 @@ pub(crate) struct Upper {
     temp_seq: AtomicU64,
     /// Files can have several names.
     links: bool,
+    /// What its filesystem promises about data and names.
+    pub order: Order,
+    /// How it cannot copy.
+    pub refusals: Refusals,
     /// Holds the lock on the upper for as long as the union lives.
     _lock: OwnedFd,
 }
@@ -101,6 +107,8 @@ impl Upper {
         root: Arc<OwnedFd>, workdir: Option<Arc<OwnedFd>>, markers: Markers, lock: OwnedFd,
     ) -> Self {
         let upper = Self {
+            order: Order::of(&*root),
+            refusals: Refusals::default(),
             root,
             markers,
             workdir,
@@ -206,9 +214,9 @@ impl Upper {
     }
 
     /// An unnamed file of the upper's filesystem, or a named temporary where it has none.
-    pub fn temp_file(&self) -> Result<(OwnedFd, Option<Temp>)> {
+    pub fn temp_file(&self, mode: u32) -> Result<(OwnedFd, Option<Temp>)> {
         sys::cred::enter_own();
-        match sys::at::open_tmpfile(&*self.root, 0o600) {
+        match sys::at::open_tmpfile(&*self.root, mode) {
             Ok(fd) => return Ok((fd, None)),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL | Errno::NOSYS) => {}
             Err(e) => return Err(e),
@@ -216,7 +224,7 @@ impl Upper {
         let mut file = None;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let temp = self.temp(|dir, name| {
-            file = Some(sys::at::open_at(dir, name, flags, 0o600, false)?);
+            file = Some(sys::at::open_at(dir, name, flags, mode, false)?);
             Ok(())
         })?;
         file.map(|f| (f, Some(temp))).ok_or(Errno::IO)

@@ -59,6 +59,22 @@ pub(crate) fn sync(fd: impl AsFd, data_only: bool) -> Result<()> {
     }
 }
 
+/// Writes the file's data to its filesystem's device and waits for that; what the device's own cache
+/// holds, and what it takes to find the data again, is not flushed.
+pub(crate) fn write_out(fd: impl AsFd) -> Result<()> {
+    // All three: the kernel then waits as for fsync, instead of passing over busy pages.
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the descriptor is open for the call, which takes plain numbers else.
+    let ret = unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) };
+    if ret == 0 {
+        Ok(())
+    } else {
+        Err(super::fd::last_errno())
+    }
+}
+
 /// Flushes the whole filesystem of an open file.
 pub(crate) fn sync_filesystem(fd: impl AsFd) -> Result<()> {
     rustix::fs::syncfs(fd)

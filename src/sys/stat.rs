@@ -211,6 +211,12 @@ pub(crate) fn tells_at_close(fd: impl AsFd) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|s| SUCH.contains(&(s.f_type as u32)))
 }
 
+/// The number that says of which type the filesystem of `fd` is (`statfs(2)`, `linux/magic.h`).
+#[allow(clippy::cast_sign_loss)] // some architectures' C type has a sign
+pub(crate) fn filesystem_type(fd: impl AsFd) -> Result<u64> {
+    rustix::fs::fstatfs(fd).map(|s| s.f_type as u64)
+}
+
 /// Figures of the filesystem that holds `fd`.
 pub(crate) fn statvfs(fd: impl AsFd) -> Result<StatVfs> {
     rustix::fs::fstatvfs(fd)

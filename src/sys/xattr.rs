@@ -2,7 +2,8 @@
 //!
 //! The *xattrat calls came with Linux 6.13 only, so a name is reached as `/proc/self/fd/DIR/NAME`:
 //! the l* calls do not follow the last component, and the magic link of a directory handle cannot
-//! leave it.
+//! leave it. An empty name means the descriptor's own object: one call where the file is open, and
+//! the magic link for an O_PATH handle, which the f* calls refuse with EBADF.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -20,48 +21,72 @@ pub(crate) fn remove_path(path: &Path, attr: &[u8]) -> Result<()> {
     rustix::fs::removexattr(path, attr)
 }
 
+/// Runs `call` with the object's descriptor or its path, whichever works.
+fn on<T>(
+    dir: BorrowedFd<'_>, name: &[u8], mut call: impl FnMut(Object<'_>) -> Result<T>,
+) -> Result<T> {
+    if name.is_empty() {
+        match call(Object::Open(dir)) {
+            Err(Errno::BADF) => {}
+            result => return result,
+        }
+    }
+    let path = proc_path_at(dir, name);
+    if name.is_empty() {
+        call(Object::Handle(&path))
+    } else {
+        call(Object::Named(&path))
+    }
+}
+
+/// How an object is reached.
+enum Object<'a> {
+    /// By an open file.
+    Open(BorrowedFd<'a>),
+    /// By the magic link of a handle, which is to be followed.
+    Handle(&'a [u8]),
+    /// By a path whose last component is not to be followed.
+    Named(&'a [u8]),
+}
+
 /// The value of `attr`, or `None` when there is none or the filesystem has no such attributes.
 pub(crate) fn get(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8]) -> Result<Option<Vec<u8>>> {
-    let path = proc_path_at(dir, name);
-    let mut small = [0_u8; 256];
-    let got = if name.is_empty() {
-        rustix::fs::getxattr(path.as_slice(), attr, &mut small)
-    } else {
-        rustix::fs::lgetxattr(path.as_slice(), attr, &mut small)
+    let call = |buf: &mut [u8]| {
+        on(dir, name, |object| match object {
+            Object::Open(fd) => rustix::fs::fgetxattr(fd, attr, &mut *buf),
+            Object::Handle(path) => rustix::fs::getxattr(path, attr, &mut *buf),
+            Object::Named(path) => rustix::fs::lgetxattr(path, attr, &mut *buf),
+        })
     };
-    match got {
-        Ok(n) => Ok(Some(small[..n].to_vec())),
+    match read_sized::<256>(call) {
+        Ok(value) => Ok(Some(value)),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
-        Err(Errno::RANGE) => {
-            let mut large = vec![0_u8; MAX];
-            let got = if name.is_empty() {
-                rustix::fs::getxattr(path.as_slice(), attr, large.as_mut_slice())
-            } else {
-                rustix::fs::lgetxattr(path.as_slice(), attr, large.as_mut_slice())
-            };
-            got.map(|n| {
-                large.truncate(n);
-                Some(large)
-            })
-        }
         Err(e) => Err(e),
     }
 }
 
 /// The names of all attributes, each ended by a NUL byte; empty without support.
 pub(crate) fn list(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
-    let path = proc_path_at(dir, name);
     let call = |buf: &mut [u8]| {
-        if name.is_empty() {
-            rustix::fs::listxattr(path.as_slice(), buf)
-        } else {
-            rustix::fs::llistxattr(path.as_slice(), buf)
-        }
+        on(dir, name, |object| match object {
+            Object::Open(fd) => rustix::fs::flistxattr(fd, &mut *buf),
+            Object::Handle(path) => rustix::fs::listxattr(path, &mut *buf),
+            Object::Named(path) => rustix::fs::llistxattr(path, &mut *buf),
+        })
     };
-    let mut small = [0_u8; 512];
+    match read_sized::<512>(call) {
+        Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
+        result => result,
+    }
+}
+
+/// What `call` writes into a buffer: a small one first.
+fn read_sized<const SMALL: usize>(
+    mut call: impl FnMut(&mut [u8]) -> Result<usize>,
+) -> Result<Vec<u8>> {
+    let mut small = [0_u8; SMALL];
     match call(&mut small) {
         Ok(n) => Ok(small[..n].to_vec()),
-        Err(Errno::OPNOTSUPP) => Ok(Vec::new()),
         Err(Errno::RANGE) => {
             let mut large = vec![0_u8; MAX];
             let n = call(&mut large)?;
@@ -76,23 +101,21 @@ pub(crate) fn list(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
 pub(crate) fn set(
     dir: BorrowedFd<'_>, name: &[u8], attr: &[u8], value: &[u8], flags: u32,
 ) -> Result<()> {
-    let path = proc_path_at(dir, name);
     let flags = XattrFlags::from_bits_retain(flags);
-    if name.is_empty() {
-        rustix::fs::setxattr(path.as_slice(), attr, value, flags)
-    } else {
-        rustix::fs::lsetxattr(path.as_slice(), attr, value, flags)
-    }
+    on(dir, name, |object| match object {
+        Object::Open(fd) => rustix::fs::fsetxattr(fd, attr, value, flags),
+        Object::Handle(path) => rustix::fs::setxattr(path, attr, value, flags),
+        Object::Named(path) => rustix::fs::lsetxattr(path, attr, value, flags),
+    })
 }
 
 /// Removes `attr`.
 pub(crate) fn remove(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8]) -> Result<()> {
-    let path = proc_path_at(dir, name);
-    if name.is_empty() {
-        rustix::fs::removexattr(path.as_slice(), attr)
-    } else {
-        rustix::fs::lremovexattr(path.as_slice(), attr)
-    }
+    on(dir, name, |object| match object {
+        Object::Open(fd) => rustix::fs::fremovexattr(fd, attr),
+        Object::Handle(path) => rustix::fs::removexattr(path, attr),
+        Object::Named(path) => rustix::fs::lremovexattr(path, attr),
+    })
 }
 
 /// Whether an open file carries one of `attrs`. Most files have no attributes at all, so they are

@@ -13,6 +13,7 @@ use rustix::fs::RenameFlags;
 use crate::layer::upper::Temp;
 use crate::layer::{LayerIndex, elsewhere, origin};
 use crate::sys::at::SetTime;
+use crate::sys::copy::Copied;
 use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
@@ -38,34 +39,64 @@ pub(crate) enum Need {
 /// An object: a name in a directory, or with an empty name the descriptor's own.
 type Named<'a> = (BorrowedFd<'a>, &'a [u8]);
 
+/// The same in a layer.
+type Source<'a> = (LayerIndex, BorrowedFd<'a>, &'a [u8]);
+
 /// A complete copy without a name.
-pub(super) enum Copy {
+pub(super) struct Copy {
+    body: Body,
+    /// What it is on disk.
+    pub made: Stat,
+    /// Links that its source has.
+    links: u64,
+    /// The data were left where they are.
+    leaves_data: bool,
+}
+
+/// The object itself.
+enum Body {
     /// An unnamed file.
     Unnamed(OwnedFd),
     /// A named temporary, and the open file of a regular one.
     Named(Temp, Option<OwnedFd>),
 }
 
+/// What was copied into a file.
+pub(super) struct Filled {
+    pub file: OwnedFd,
+    /// The new file as it was made.
+    pub made: Stat,
+    /// Links that its source has.
+    links: u64,
+    /// The data were left where they are.
+    leaves_data: bool,
+    /// What became of the data else.
+    pub copied: Copied,
+}
+
 impl Copy {
+    /// A named temporary that is no regular file.
+    fn named(temp: Temp, links: u64) -> Result<Self> {
+        Ok(Self {
+            made: sys::stat::stat_at(temp.dir(), temp.name())?,
+            body: Body::Named(temp, None),
+            links,
+            leaves_data: false,
+        })
+    }
+
     /// Writes down the number under which users know the object, so that it keeps it.
     /// Returns whether it could be.
-    pub fn record_ino(&self, ino: u64, real: &Stat) -> Result<bool> {
+    pub fn record_ino(&self, ino: u64) -> Result<bool> {
         let (dir, name) = self.real();
-        origin::record(dir, name, ino, real.ino)
+        origin::record(dir, name, ino, self.made.ino)
     }
 
-    /// True when the data were left where they are.
-    fn leaves_data(&self) -> bool {
-        match self {
-            Self::Unnamed(file) | Self::Named(_, Some(file)) => elsewhere::is_metacopy(file),
-            Self::Named(_, None) => false,
-        }
-    }
-
+    /// The object: its open file where there is one, else its temporary name.
     pub fn real(&self) -> (BorrowedFd<'_>, &[u8]) {
-        match self {
-            Self::Unnamed(file) => (file.as_fd(), b""),
-            Self::Named(temp, _) => (temp.dir(), temp.name()),
+        match &self.body {
+            Body::Unnamed(file) | Body::Named(_, Some(file)) => (file.as_fd(), b""),
+            Body::Named(temp, None) => (temp.dir(), temp.name()),
         }
     }
 }
@@ -126,18 +157,31 @@ impl Union {
 
     fn copy_file(&self, inode: &Arc<Inode>, need: Need) -> Result<Copy> {
         let upper = self.upper()?;
-        let (file, temp) = self.with_descriptors(|| upper.temp_file())?;
-        self.fill_copy(inode, need, &file, true)?;
-        Ok(match temp {
-            None => Copy::Unnamed(file),
-            Some(temp) => Copy::Named(temp, Some(file)),
+        let mut temp = None;
+        let filled = self.fill_copy(inode, need, |mode| {
+            let (file, named) = self.with_descriptors(|| upper.temp_file(mode))?;
+            temp = named;
+            Ok(file)
+        })?;
+        if !self.volatile {
+            // Before the name: a power cut must not leave the name with less than the data.
+            upper.order.settle(&filled.file, filled.copied)?;
+        }
+        Ok(Copy {
+            body: match temp {
+                Some(temp) => Body::Named(temp, Some(filled.file)),
+                None => Body::Unnamed(filled.file),
+            },
+            made: filled.made,
+            links: filled.links,
+            leaves_data: filled.leaves_data,
         })
     }
 
-    /// Makes the empty `file` a copy of a file, flushed if it is to be.
+    /// Makes a copy of a file in the empty one that `make` gives for a mode.
     pub(super) fn fill_copy(
-        &self, inode: &Arc<Inode>, need: Need, file: &OwnedFd, flush: bool,
-    ) -> Result<()> {
+        &self, inode: &Arc<Inode>, need: Need, make: impl FnOnce(u32) -> Result<OwnedFd>,
+    ) -> Result<Filled> {
         let from = inode.layer();
         let src = self.file(inode, false)?;
         let data = sys::stat::fstat(&*src)?;
@@ -146,32 +190,43 @@ impl Union {
         } else {
             self.owners.recorded(from, src.as_fd(), b"", data)?
         };
-        let leave = self.leaves_data(need, &src, &stat)?;
+        let leaves_data = self.leaves_data(need, &src, &stat)?;
         let len = match need {
             Need::All | Need::Attributes => stat.size,
             Need::Bytes(n) => n.min(stat.size),
         };
-        if leave {
-            sys::file::truncate(file, len)?;
+        let file = make(self.owners.first_mode(&stat))?;
+        let made = sys::stat::fstat(&file)?;
+        let copied = if leaves_data {
+            sys::file::truncate(&file, len)?;
+            if len == 0 {
+                Copied::Empty
+            } else {
+                Copied::Nothing
+            }
         } else {
-            sys::copy::copy_data(&*src, file, data.size, len)?;
-        }
-        let to = (file.as_fd(), &b""[..]);
+            let refusals = &self.upper()?.refusals;
+            sys::copy::copy_data(&*src, &data, &file, len, refusals)?
+        };
         if inode.is_borrowed() {
             self.with_real(inode, |real| {
-                self.copy_attributes(from, (real.fd(), &real.name), to, &stat)
+                let from = (from, real.fd(), &*real.name);
+                self.copy_attributes(from, (file.as_fd(), b""), &stat, Some(&made))
             })?;
         } else {
-            self.copy_attributes(from, (src.as_fd(), b""), to, &stat)?;
+            let from = (from, src.as_fd(), &b""[..]);
+            self.copy_attributes(from, (file.as_fd(), b""), &stat, Some(&made))?;
         }
-        if leave {
+        if leaves_data {
             elsewhere::set_metacopy(file.as_fd(), b"")?;
         }
-        if len > 0 && flush && !self.volatile {
-            // Before the name: a power cut must not leave the name with less than the data.
-            sys::file::sync(file, false)?;
-        }
-        Ok(())
+        Ok(Filled {
+            file,
+            made,
+            links: stat.nlink,
+            leaves_data,
+            copied,
+        })
     }
 
     fn copy_dir(&self, inode: &Arc<Inode>) -> Result<Copy> {
@@ -182,8 +237,9 @@ impl Union {
         let stat = sys::stat::fstat(&*src)?;
         let stat = self.owners.recorded(from, src.as_fd(), b"", stat)?;
         let temp = upper.temp(|dir, name| sys::at::mkdir_at(dir, name, 0o700))?;
-        self.copy_attributes(from, (src.as_fd(), b""), (temp.dir(), temp.name()), &stat)?;
-        Ok(Copy::Named(temp, None))
+        let from = (from, src.as_fd(), &b""[..]);
+        self.copy_attributes(from, (temp.dir(), temp.name()), &stat, None)?;
+        Copy::named(temp, 1)
     }
 
     /// The copy of an object that is neither a file nor a directory.
@@ -203,37 +259,41 @@ impl Union {
             };
             upper.temp(|dir, name| sys::at::mknod_at(dir, name, kind, rdev))?
         };
-        let (from, to) = ((src.fd(), &*src.name), (temp.dir(), temp.name()));
-        self.copy_attributes(src.layer, from, to, &stat)?;
-        Ok(Copy::Named(temp, None))
+        let from = (src.layer, src.fd(), &*src.name);
+        self.copy_attributes(from, (temp.dir(), temp.name()), &stat, None)?;
+        Copy::named(temp, stat.nlink)
     }
 
-    /// Gives the copy the owner, extended attributes, mode and times of its source in layer `from`,
-    /// whose attributes are `stat`. The owner first, as changing it clears set-id bits and
-    /// capabilities; the times last.
+    /// Gives the copy the owner, extended attributes, mode and times of its source, whose attributes
+    /// are `stat`. The owner first, as changing it clears set-id bits and capabilities; the times
+    /// last. What it was `made` with, if that is known, is not given again.
     pub(super) fn copy_attributes(
-        &self, from: LayerIndex, src: Named<'_>, dst: Named<'_>, stat: &Stat,
+        &self, src: Source<'_>, dst: Named<'_>, stat: &Stat, made: Option<&Stat>,
     ) -> Result<()> {
-        self.owners.give(dst.0, dst.1, stat)?;
-        self.copy_xattrs(from, src, dst)?;
-        self.owners.give_mode(dst.0, dst.1, stat)?;
+        self.owners.give(dst.0, dst.1, stat, made)?;
+        let touched = self.copy_xattrs(src, dst)?;
+        let is_right = |made: &Stat| (made.mode ^ stat.mode) & 0o7777 == 0;
+        if touched || self.owners.keeps_records() || !made.is_some_and(is_right) {
+            self.owners.give_mode(dst.0, dst.1, stat)?;
+        }
         let (atime, mtime) = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
         sys::at::utimens_at(dst.0, dst.1, atime, mtime)
     }
 
-    fn copy_xattrs(&self, from: LayerIndex, src: Named<'_>, dst: Named<'_>) -> Result<()> {
-        let names = sys::xattr::list(src.0, src.1)?;
-        drop_inherited_acls(&names, dst.0, dst.1)?;
+    /// Returns whether it changed anything.
+    fn copy_xattrs(&self, (from, dir, name): Source<'_>, dst: Named<'_>) -> Result<bool> {
+        let names = sys::xattr::list(dir, name)?;
+        let mut touched = drop_inherited_acls(&names, dst.0, dst.1)?;
         for stored in names.split(|&b| b == 0).filter(|a| !a.is_empty()) {
             let Some(attr) = self.owners.users_name(from, stored) else {
                 continue;
             };
-            let Some(value) = sys::xattr::get(src.0, src.1, stored)? else {
+            let Some(value) = sys::xattr::get(dir, name, stored)? else {
                 continue;
             };
-            let name = self.owners.stored_name(0, attr)?;
-            match sys::xattr::set(dst.0, dst.1, &name, &value, 0) {
-                Ok(()) => {}
+            let stored = self.owners.stored_name(0, attr)?;
+            match sys::xattr::set(dst.0, dst.1, &stored, &value, 0) {
+                Ok(()) => touched = true,
                 // As in overlayfs: what the upper's filesystem cannot hold is left out, except what
                 // protects the file.
                 Err(Errno::OPNOTSUPP) if !protects(attr) => {}
@@ -242,19 +302,17 @@ impl Union {
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
+        Ok(touched)
     }
 
     /// Gives the copy the inode's name, or keeps it without one if the name is gone.
     fn publish(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
-        let (dir, name) = copy.real();
-        let stat = sys::stat::stat_at(dir, name)?;
-        let is_kept = inode.by_name || copy.record_ino(inode.ino(), &stat)?;
+        let is_kept = inode.by_name || copy.record_ino(inode.ino())?;
         if !inode.kind.is_dir() && self.plinks.follow() {
-            let record = self.lower_record(inode)?;
             // A copy that cannot carry its number has it in the name of its entry.
-            let is_linked = record.links > 1 || self.plinks.group(inode.ino()).is_some();
+            let is_linked = copy.links > 1 || self.plinks.group(inode.ino()).is_some();
             if is_linked || !is_kept {
+                let record = self.lower_record(inode)?;
                 return self.publish_plink(inode, copy, record);
             }
         }
@@ -279,12 +337,12 @@ impl Union {
         if inode.kind.is_dir() {
             self.keep_subdirs(inode)?;
         }
-        let leaves = copy.leaves_data();
+        let (leaves, made) = (copy.leaves_data, copy.made);
         let before = sys::stat::fstat(&*parent)?;
         let file = give_name(copy, parent.as_fd(), &alias.name)?;
         // The directory's entries are the same as before for its users, so are its times.
         restore_times(parent.as_fd(), &before);
-        let key = self.inodes.numbers.of(stat.dev, stat.ino);
+        let key = self.inodes.numbers.of(made.dev, made.ino);
         if let Some(dir) = &inode.dir {
             let part = DirPart::new_upper();
             dir.stack.write().insert(0, part);
@@ -319,17 +377,12 @@ impl Union {
     /// Keeps a copy that has no name any more by its descriptor alone; nothing stays on disk once
     /// the inode is forgotten.
     pub(super) fn adopt_orphan(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
-        let leaves = copy.leaves_data();
         if let Some(alias) = inode.alias_or_last() {
-            self.settle_data(inode, leaves, &alias);
+            self.settle_data(inode, copy.leaves_data, &alias);
         }
-        let held = match copy {
-            Copy::Unnamed(file) => file,
-            Copy::Named(temp, Some(file)) => {
-                drop(temp);
-                file
-            }
-            Copy::Named(temp, None) => {
+        let held = match copy.body {
+            Body::Unnamed(file) | Body::Named(_, Some(file)) => file,
+            Body::Named(temp, None) => {
                 self.with_descriptors(|| sys::at::open_path(temp.dir(), temp.name()))?
             }
         };
@@ -352,12 +405,12 @@ impl Union {
 pub(super) fn give_name(
     copy: Copy, parent: BorrowedFd<'_>, name: &[u8],
 ) -> Result<Option<OwnedFd>> {
-    match copy {
-        Copy::Unnamed(file) => {
+    match copy.body {
+        Body::Unnamed(file) => {
             sys::at::link_fd(&file, parent, name)?;
             Ok(Some(file))
         }
-        Copy::Named(temp, file) => {
+        Body::Named(temp, file) => {
             publish_new(temp, parent, name)?;
             Ok(file)
         }
@@ -383,8 +436,9 @@ pub(super) fn restore_times(dir: BorrowedFd<'_>, before: &Stat) {
 }
 
 /// Removes the ACLs that the copy inherited from the place where it was made, and that its source
-/// (with the attributes `wanted`) has not.
-fn drop_inherited_acls(wanted: &[u8], dst: BorrowedFd<'_>, dst_name: &[u8]) -> Result<()> {
+/// (with the attributes `wanted`) has not. Returns whether there were any.
+fn drop_inherited_acls(wanted: &[u8], dst: BorrowedFd<'_>, dst_name: &[u8]) -> Result<bool> {
+    let mut dropped = false;
     let inherited = sys::xattr::list(dst, dst_name)?;
     for attr in inherited
         .split(|&b| b == 0)
@@ -392,9 +446,10 @@ fn drop_inherited_acls(wanted: &[u8], dst: BorrowedFd<'_>, dst_name: &[u8]) -> R
     {
         if !wanted.split(|&b| b == 0).any(|w| w == attr) {
             sys::xattr::remove(dst, dst_name, attr)?;
+            dropped = true;
         }
     }
-    Ok(())
+    Ok(dropped)
 }
 
 /// True for attributes that decide who may do what with the file.

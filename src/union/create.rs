@@ -262,7 +262,7 @@ impl Union {
         })?;
         let mut stat = sys::stat::stat_at(temp.dir(), temp.name())?;
         new.own(&mut stat, creds, &above);
-        self.owners.give(temp.dir(), temp.name(), &stat)?;
+        self.owners.give(temp.dir(), temp.name(), &stat, None)?;
         self.owners.give_mode(temp.dir(), temp.name(), &stat)?;
         let mut flags = RenameFlags::empty();
         if state.whiteout_entry && stat.kind().is_dir() {

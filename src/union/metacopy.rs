@@ -258,7 +258,9 @@ impl Union {
             Need::Bytes(n) => n.min(stat.size),
             Need::All | Need::Attributes => stat.size,
         };
-        sys::copy::copy_data(&*src, &dst, sys::stat::fstat(&*src)?.size, len)?;
+        let upper = self.upper()?;
+        let from = sys::stat::fstat(&*src)?;
+        let copied = sys::copy::copy_data(&*src, &from, &dst, len, &upper.refusals)?;
         if len == 0 {
             // Before the record goes: without it the size would be one of holes.
             sys::file::truncate(&dst, 0)?;
@@ -272,8 +274,9 @@ impl Union {
         }
         let (atime, mtime) = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
         sys::at::utimens_at(&dst, b"", atime, mtime)?;
-        if len > 0 && !self.volatile {
-            sys::file::sync(&dst, false)?;
+        if !self.volatile {
+            // Before the record goes, as for a name.
+            upper.order.settle(&dst, copied)?;
         }
         elsewhere::clear_metacopy(dst.as_fd(), b"")?;
         self.forget_data(inode);

@@ -65,6 +65,7 @@ mod rename_names;
 mod stage;
 mod stale;
 pub mod types;
+mod work;
 mod xattr;
 
 use std::sync::atomic::AtomicU64;
@@ -90,6 +91,7 @@ use rank::TreeLock;
 use stale::Stale;
 pub(crate) use stale::What;
 pub use types::{Attr, Caller, DirEntry, Entry, Keep, Make, OpenMode, SetAttr, SetTime, StatFs};
+pub use work::Work;
 
 /// Node id of the union's root directory.
 pub const ROOT: u64 = ROOT_ID;
@@ -266,15 +268,5 @@ impl Union {
     /// Number of inodes known.
     pub fn inode_count(&self) -> usize {
         self.inodes.len()
-    }
-
-    /// True when changing the node's data or attributes first has to copy it up, which may take
-    /// long. A hint for the caller's choice of a thread.
-    pub fn needs_copy_up(&self, id: u64) -> bool {
-        self.layers.upper.is_some()
-            && self
-                .inodes
-                .get(id)
-                .is_ok_and(|inode| !self.in_upper(&inode) || inode.is_borrowed())
     }
 }

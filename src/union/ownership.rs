@@ -205,16 +205,31 @@ impl Owners {
         Ok(stat)
     }
 
-    /// Gives an object of the upper that no one can see yet its owner and mode.
-    pub fn give(&self, dir: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<()> {
+    /// Gives an object of the upper that no one can see yet its owner, unless it is what it was
+    /// `made` with; with records, its mode too.
+    pub fn give(
+        &self, dir: BorrowedFd<'_>, name: &[u8], stat: &Stat, made: Option<&Stat>,
+    ) -> Result<()> {
         let Some(form) = self.form(0).filter(|_| self.in_upper) else {
-            self.chown(dir, name, Some(stat.uid), Some(stat.gid))?;
-            return Ok(());
+            if made.is_some_and(|made| (made.uid, made.gid) == (stat.uid, stat.gid)) {
+                return Ok(());
+            }
+            return self.chown(dir, name, Some(stat.uid), Some(stat.gid));
         };
         if stat.kind() == FileKind::Symlink {
             return best_effort(sys::at::chown_at(dir, name, Some(stat.uid), Some(stat.gid)));
         }
         record::write(dir, name, form, &Record::of(stat))
+    }
+
+    /// The permission bits with which a file is best made that shall have those of `stat`: for the
+    /// usual one they are right from the beginning.
+    pub fn first_mode(&self, stat: &Stat) -> u32 {
+        if self.in_upper {
+            0o600
+        } else {
+            stat.mode & 0o777
+        }
     }
 
     /// Gives an object that no one can see yet its permission bits; the last change of them, after

@@ -65,7 +65,7 @@ impl Union {
         let before = self.plinks.group(number);
         record.gone = before.filter(Group::is_ours).map_or(0, |g| g.record.gone);
         let (dir, name) = copy.real();
-        let stat = sys::stat::stat_at(dir, name)?;
+        let stat = copy.made;
         record.upper = stat.ino;
         let on_copy = plink::record_on(dir, name, &record)?;
         if !on_copy {

@@ -37,7 +37,8 @@ impl Union {
         sys::cred::enter_own();
         let clean = upper.temp(|dir, temp| sys::at::mkdir_at(dir, temp, 0o700))?;
         let stat = self.owners.recorded(0, old.as_fd(), b"", stat)?;
-        self.copy_attributes(0, (old.as_fd(), b""), (clean.dir(), clean.name()), &stat)?;
+        let from = (0, old.as_fd(), &b""[..]);
+        self.copy_attributes(from, (clean.dir(), clean.name()), &stat, None)?;
         let use_marker = upper.form() == WhiteoutForm::Aufs && whiteout_of(name).is_some();
         let added = dst.in_lower && use_marker;
         if added {

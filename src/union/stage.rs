@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use crate::layer::name::{Name, NameBuf};
 use crate::layer::origin;
-use crate::sys::{self, FileKind, Result};
+use crate::sys::{self, FileKind, Result, Stat};
 
 use super::complete::{Bucket, Completion, Holder, Node, StagePath};
 use super::copy_up::{Need, give_name};
@@ -105,6 +105,7 @@ impl<'a> Completion<'a> {
         sys::cred::enter_own();
         let inode = &known.inode;
         let union = self.union;
+        let mut made = None;
         if inode.kind.is_dir() {
             sys::at::mkdir_at(&**into, name, 0o700)?;
         } else if union.in_upper(inode) {
@@ -121,21 +122,19 @@ impl<'a> Completion<'a> {
             let dir = self.open(&dir)?;
             sys::at::link_at(&*dir, &self.nodes[*first].name, &**into, name)?;
         } else if inode.kind == FileKind::Regular {
-            self.files += 1;
-            let singly = self.files <= FLUSHED_SINGLY;
-            self.unsynced |= !singly;
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-            let open = || sys::at::open_at(&**into, name, flags, 0o600, false);
-            let file = union.with_descriptors(open)?;
-            union.fill_copy(inode, Need::All, &file, singly)?;
-            self.record(inode, file.as_fd(), b"")?;
+            made = Some(self.copy_file(inode, name, into)?);
         } else {
             let copy = union.copy_node(inode)?;
-            let (dir, temp) = copy.real();
-            self.record(inode, dir, temp)?;
+            if !inode.by_name {
+                copy.record_ino(inode.ino())?;
+            }
+            made = Some(copy.made);
             give_name(copy, into.as_fd(), name)?;
         }
-        let stat = sys::stat::stat_at(&**into, name)?;
+        let stat = match made {
+            Some(made) => made,
+            None => sys::stat::stat_at(&**into, name)?,
+        };
         let node = self.nodes.len();
         self.by_id.entry(inode.id).or_insert(node);
         let key = union.inodes.numbers.of(stat.dev, stat.ino);
@@ -148,13 +147,32 @@ impl<'a> Completion<'a> {
         Ok(node)
     }
 
-    /// Writes down the number under which users know the object, so that its copy keeps it.
-    fn record(&self, inode: &Inode, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    /// The same for a regular file; returns what it was made as.
+    fn copy_file(
+        &mut self, inode: &Arc<Inode>, name: &NameBuf, into: &Arc<OwnedFd>,
+    ) -> Result<Stat> {
+        let union = self.union;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let filled = union.fill_copy(inode, Need::All, |mode| {
+            union.with_descriptors(|| sys::at::open_at(&**into, name, flags, mode, false))
+        })?;
+        self.files += 1;
+        if self.files > FLUSHED_SINGLY {
+            self.unsynced = true;
+        } else if !union.volatile {
+            union.upper()?.order.settle(&filled.file, filled.copied)?;
+        }
+        self.record(inode, filled.file.as_fd(), &filled.made)?;
+        Ok(filled.made)
+    }
+
+    /// Writes down the number under which users know the object, so that its copy, which is `own`,
+    /// keeps it.
+    fn record(&self, inode: &Inode, copy: BorrowedFd<'_>, own: &Stat) -> Result<()> {
         if inode.by_name {
             return Ok(());
         }
-        let own = sys::stat::stat_at(dir, name)?.ino;
-        origin::record(dir, name, inode.ino(), own).map(|_| ())
+        origin::record(copy, b"", inode.ino(), own.ino).map(|_| ())
     }
 
     /// Where the copy that holds this one is.
@@ -190,15 +208,14 @@ impl<'a> Completion<'a> {
     fn finish(&self, frame: &Frame) -> Result<()> {
         let inode = &self.nodes[frame.node].known.inode;
         let fd = frame.fd.as_fd();
-        self.record(inode, fd, b"")?;
+        self.record(inode, fd, &sys::stat::fstat(fd)?)?;
         if frame.marked {
             origin::mark(fd)?;
         }
         self.union.with_real(inode, |real| {
             let stat = self.union.stat_of(real)?;
-            let from = (real.fd(), &*real.name);
-            self.union
-                .copy_attributes(real.layer, from, (fd, b""), &stat)
+            let from = (real.layer, real.fd(), &*real.name);
+            self.union.copy_attributes(from, (fd, b""), &stat, None)
         })
     }
 

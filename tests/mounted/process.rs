@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -90,18 +91,32 @@ pub fn device_of(mnt: &Path) -> Option<u32> {
         .map(|(_, minor)| minor.parse().unwrap())
 }
 
-/// Ends a FUSE connection by force. The control filesystem is used without being mounted anywhere.
+/// A file about a FUSE connection. The control filesystem is used without being mounted anywhere.
+fn control(connection: u32, name: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let fs = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&fs)?;
+    let attr = MountAttrFlags::empty();
+    let root = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attr)?;
+    rustix::fs::openat(root, format!("{connection}/{name}"), flags, Mode::empty())
+}
+
+/// Ends a FUSE connection by force.
 pub fn abort(connection: u32) {
-    let ended = || -> rustix::io::Result<()> {
-        let fs = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        rustix::mount::fsconfig_create(&fs)?;
-        let attr = MountAttrFlags::empty();
-        let root = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attr)?;
-        let name = format!("{connection}/abort");
-        let file = rustix::fs::openat(root, name, OFlags::WRONLY, Mode::empty())?;
-        rustix::io::write(file, b"1").map(drop)
-    };
-    let _ = ended();
+    if let Ok(file) = control(connection, "abort", OFlags::WRONLY) {
+        let _ = rustix::io::write(file, b"1");
+    }
+}
+
+/// Requests of a FUSE connection that are not answered yet.
+pub fn waiting(connection: u32) -> usize {
+    let file = control(connection, "waiting", OFlags::RDONLY).unwrap();
+    let mut text = [0; 32];
+    let read = rustix::io::read(file, &mut text).unwrap();
+    std::str::from_utf8(&text[..read])
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap()
 }
 
 /// Running processes of the program that were given this mount point.

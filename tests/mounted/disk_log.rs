@@ -1,0 +1,295 @@
+//! A disk that remembers every write and every flush, so that a power cut at any moment can be made
+//! up: one file of a FUSE filesystem of this process, under a loop device.
+//!
+//! A real disk may bring what was written since its last finished flush to the medium in any order,
+//! or not at all; what a flush covers is there.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
+
+use fuser::{
+    BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyWrite, Request, WriteFlags,
+};
+use rustix::mount::UnmountFlags;
+
+use crate::crash::Random;
+use crate::process::wait_for;
+
+const TTL: Duration = Duration::from_secs(3600);
+const DISK: INodeNo = INodeNo(2);
+
+/// What came to the disk.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Write(u64, Vec<u8>),
+    Flush,
+}
+
+type Log = Arc<Mutex<Vec<Event>>>;
+
+struct Disk {
+    content: File,
+    size: u64,
+    log: Log,
+}
+
+impl Disk {
+    fn attr(&self, ino: INodeNo) -> FileAttr {
+        let is_disk = ino == DISK;
+        FileAttr {
+            ino,
+            size: if is_disk { self.size } else { 0 },
+            blocks: 0,
+            atime: UNIX_EPOCH,
+            mtime: UNIX_EPOCH,
+            ctime: UNIX_EPOCH,
+            crtime: UNIX_EPOCH,
+            kind: if is_disk {
+                FileType::RegularFile
+            } else {
+                FileType::Directory
+            },
+            perm: if is_disk { 0o600 } else { 0o700 },
+            nlink: 1,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+}
+
+impl Filesystem for Disk {
+    fn lookup(&self, _req: &Request, _parent: INodeNo, name: &std::ffi::OsStr, reply: ReplyEntry) {
+        if name == "disk" {
+            reply.entry(&TTL, &self.attr(DISK), Generation(0));
+        } else {
+            reply.error(Errno::ENOENT);
+        }
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        reply.attr(&TTL, &self.attr(ino));
+    }
+
+    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        // Past the page cache: what the block layer sends arrives here in its order.
+        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    }
+
+    fn read(
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, offset: u64, size: u32,
+        _flags: OpenFlags, _lock_owner: Option<LockOwner>, reply: ReplyData,
+    ) {
+        let mut data = vec![0; size as usize];
+        let got = self.content.read_at(&mut data, offset).unwrap_or(0);
+        reply.data(&data[..got]);
+    }
+
+    fn write(
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, offset: u64, data: &[u8],
+        _write_flags: WriteFlags, _flags: OpenFlags, _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        if self.content.write_all_at(data, offset).is_err() {
+            return reply.error(Errno::EIO);
+        }
+        let event = Event::Write(offset, data.to_vec());
+        self.log.lock().unwrap().push(event);
+        reply.written(u32::try_from(data.len()).unwrap());
+    }
+
+    fn fsync(
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _data: bool, reply: ReplyEmpty,
+    ) {
+        self.log.lock().unwrap().push(Event::Flush);
+        reply.ok();
+    }
+}
+
+/// A filesystem on such a disk, mounted until this is dropped or [`Self::end`].
+pub struct Logged {
+    /// Where the filesystem is mounted.
+    pub at: PathBuf,
+    base: PathBuf,
+    log: Log,
+    server: Option<(LoopMount, BackgroundSession)>,
+    scratch: tempfile::TempDir,
+}
+
+impl Logged {
+    /// Makes the filesystem `kind` with these options of mount(8).
+    pub fn new(kind: &str, size: u64, make: &[&str], options: &str) -> Self {
+        let scratch = tempfile::Builder::new()
+            .prefix("unionfs-disk-")
+            .tempdir()
+            .unwrap();
+        let at = |name: &str| scratch.path().join(name);
+        for dir in ["server", "at", "replay"] {
+            fs::create_dir(at(dir)).unwrap();
+        }
+        File::create(at("base")).unwrap().set_len(size).unwrap();
+        run(Command::new(format!("mkfs.{kind}"))
+            .arg("-q")
+            .args(make)
+            .arg(at("base")));
+        copy_sparse(&at("base"), &at("content"));
+        let log = Log::default();
+        let disk = Disk {
+            content: open(&at("content")),
+            size,
+            log: Arc::clone(&log),
+        };
+        let server = fuser::spawn_mount(disk, at("server"), &fuser::Config::default()).unwrap();
+        let mount = LoopMount::new(&at("server/disk"), &at("at"), options);
+        Self {
+            at: at("at"),
+            base: at("base"),
+            log,
+            server: Some((mount, server)),
+            scratch,
+        }
+    }
+
+    /// How much has come to the disk so far.
+    pub fn position(&self) -> usize {
+        self.log.lock().unwrap().len()
+    }
+
+    /// Unmounts; what was written until then can be cut off anywhere.
+    pub fn end(mut self) -> Cuts {
+        let log = self.log.lock().unwrap().clone();
+        self.stop();
+        let scratch = std::mem::replace(&mut self.scratch, tempfile::tempdir().unwrap());
+        Cuts {
+            medium: open(&self.base),
+            base: self.base.clone(),
+            done: 0,
+            log,
+            scratch,
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some((mount, server)) = self.server.take() {
+            drop(mount);
+            server.umount_and_join().unwrap();
+        }
+    }
+}
+
+impl Drop for Logged {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The disk after power cuts, from the first moment on.
+pub struct Cuts {
+    base: PathBuf,
+    medium: File,
+    done: usize,
+    log: Vec<Event>,
+    scratch: tempfile::TempDir,
+}
+
+impl Cuts {
+    /// The moments right before each flush, at which most is at stake.
+    pub fn moments(&self) -> Vec<usize> {
+        let flushes = self.log.iter().enumerate();
+        flushes
+            .filter_map(|(at, event)| matches!(event, Event::Flush).then_some(at))
+            .collect()
+    }
+
+    /// Cuts the power at `moment`, which comes after those before, mounts what the disk holds, and
+    /// has `check` look at it. Of what no flush covers, about one write in `one_in` is on the disk
+    /// (0: none, 1: all).
+    pub fn cut(
+        &mut self, moment: usize, one_in: u64, random: &mut Random, check: impl FnOnce(&Path),
+    ) {
+        let flushed = self.log[..moment]
+            .iter()
+            .rposition(|event| matches!(event, Event::Flush))
+            .unwrap_or(0);
+        for event in &self.log[self.done..flushed.max(self.done)] {
+            event.apply(&self.medium);
+        }
+        self.done = self.done.max(flushed);
+        let image = self.scratch.path().join("image");
+        copy_sparse(&self.base, &image);
+        let disk = open(&image);
+        for event in &self.log[self.done..moment] {
+            if one_in > 0 && random.below(one_in) == 0 {
+                event.apply(&disk);
+            }
+        }
+        drop(disk);
+        let at = self.scratch.path().join("replay");
+        let _mount = LoopMount::new(&image, &at, "defaults");
+        check(&at);
+    }
+}
+
+impl Event {
+    fn apply(&self, disk: &File) {
+        if let Self::Write(offset, data) = self {
+            disk.write_all_at(data, *offset).unwrap();
+        }
+    }
+}
+
+/// A filesystem in a file, mounted until this is dropped.
+struct LoopMount {
+    device: PathBuf,
+    at: PathBuf,
+}
+
+impl LoopMount {
+    fn new(file: &Path, at: &Path, options: &str) -> Self {
+        // A device of its own: mount(8) would take one again that is still there for the same file,
+        // with what it has cached.
+        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(file));
+        let mount = Self {
+            device: device.trim().into(),
+            at: at.to_owned(),
+        };
+        run(Command::new("mount")
+            .args(["-o", options])
+            .arg(&mount.device)
+            .arg(at));
+        mount
+    }
+}
+
+impl Drop for LoopMount {
+    fn drop(&mut self) {
+        // A child of another test has our descriptors from its fork to its exec.
+        let unmount = || rustix::mount::unmount(&self.at, UnmountFlags::empty()).ok();
+        let is_gone = wait_for(Duration::from_secs(30), unmount).is_some();
+        let _ = Command::new("losetup").arg("-d").arg(&self.device).status();
+        assert!(is_gone || std::thread::panicking(), "it stays mounted");
+    }
+}
+
+fn open(path: &Path) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+fn copy_sparse(from: &Path, to: &Path) {
+    run(Command::new("cp").arg("--sparse=always").args([from, to]));
+}
+
+/// What the program prints; it must succeed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
