@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use fuser::{ReplyData, ReplyWrite};
+use fuser::{FileHandle, ReplyData, ReplyLseek, ReplyWrite};
 
 use crate::sys::{Errno, Result};
-use crate::union::{Caller, Union};
+use crate::union::{Caller, Union, Work};
 
 use super::convert::errno;
+use super::filesystem::UnionFs;
 use super::reply;
 
 /// How often, and after what time, it is looked again whether what comes before has been written.
@@ -35,6 +36,45 @@ pub(super) fn read(union: &Union, id: u64, offset: u64, size: usize, reply: Repl
             Err(e) => reply.error(errno(e)),
         }
     });
+}
+
+impl UnionFs {
+    /// Writes here if that is quick, else aside.
+    pub(super) fn write_data(&self, write: Write, data: &[u8], reply: ReplyWrite) {
+        let mut takes = self.union.work_to_change(write.id, true);
+        if takes == Work::Quick {
+            match write.run(&self.union, data) {
+                Err(Errno::AGAIN) => {}
+                Err(_) if write.whole => {}
+                result => return reply::written(reply, result),
+            }
+            takes = Work::Long;
+        }
+        let data = data.to_vec();
+        self.as_long_as(takes, move |union| write.finish(union, &data, reply));
+    }
+
+    /// Where the next data, or the next hole, are.
+    #[allow(clippy::cast_possible_wrap)] // no file is that large
+    pub(super) fn seek(&self, id: u64, fh: FileHandle, offset: u64, hole: bool, reply: ReplyLseek) {
+        let keeps_writes = self.policy.way.keeps_writes();
+        let old = self.old_file(id, fh);
+        let takes = if keeps_writes {
+            Work::Long
+        } else {
+            Work::Quick
+        };
+        self.as_long_as(takes, move |union| {
+            if keeps_writes {
+                // The kernel asks without sending what it keeps; that would be taken for a hole.
+                union.write_back(id);
+            }
+            match union.seek_data(id, old.as_deref(), offset, hole) {
+                Ok(position) => reply.offset(position as i64),
+                Err(e) => reply.error(errno(e)),
+            }
+        });
+    }
 }
 
 /// A write request without its data.

@@ -221,13 +221,13 @@ impl Filesystem for UnionFs {
     ) {
         let (name, new_name) = (name.as_bytes(), newname.as_bytes());
         let flags = flags.bits();
-        let union = &self.union;
+        let union = self.on(Op::Rename);
         if let Some(done) = union.try_rename(parent.0, name, newparent.0, new_name, flags) {
             return reply::empty(reply, done);
         }
         // The source may have to be copied up.
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
-        self.slowly(Op::Rename, move |union| {
+        self.aside(move |union| {
             reply::empty(
                 reply,
                 union.rename(parent.0, &name, newparent.0, &new_name, flags),
@@ -275,21 +275,8 @@ impl Filesystem for UnionFs {
             whole: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             opened: self.policy.way.has_opens(),
         };
-        let takes = self.on(Op::Write).work_to_change(ino.0, true);
-        if takes == Work::Quick {
-            match write.run(&self.union, data) {
-                Err(Errno::AGAIN) => {}
-                Err(_) if write.whole => {}
-                result => return reply::written(reply, result),
-            }
-        }
-        let data = data.to_vec();
-        let takes = if takes == Work::Quick {
-            Work::Long
-        } else {
-            takes
-        };
-        self.as_long_as(takes, move |union| write.finish(union, &data, reply));
+        self.count(Op::Write);
+        self.write_data(write, data, reply);
     }
 
     fn flush(
@@ -482,23 +469,7 @@ impl Filesystem for UnionFs {
         let Ok(offset) = u64::try_from(offset) else {
             return reply.error(errno(Errno::NXIO));
         };
-        let keeps_writes = self.policy.way.keeps_writes();
-        let old = self.old_file(ino.0, fh);
-        let takes = if keeps_writes {
-            Work::Long
-        } else {
-            Work::Quick
-        };
-        self.as_long_as(takes, move |union| {
-            if keeps_writes {
-                // The kernel asks without sending what it keeps; that would be taken for a hole.
-                union.write_back(ino.0);
-            }
-            match union.seek_data(ino.0, old.as_deref(), offset, hole) {
-                Ok(position) => reply.offset(position as i64),
-                Err(e) => reply.error(errno(e)),
-            }
-        });
+        self.seek(ino.0, fh, offset, hole, reply);
     }
 
     fn copy_file_range(

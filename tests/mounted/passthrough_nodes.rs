@@ -335,8 +335,9 @@ fn an_upper_that_is_stacked() {
         path.display().to_string()
     };
     let (low, up, work) = (at("low"), at("up"), at("work"));
-    let all = place.path().join("all");
-    fs::create_dir(&all).unwrap();
+    // `Covered` removes the directory that its mountpoint is in.
+    let all = place.path().join("covered/all");
+    fs::create_dir_all(&all).unwrap();
     let options = format!("lowerdir={low},upperdir={up},workdir={work}");
     let options = std::ffi::CString::new(options).unwrap();
     let flags = MountFlags::empty();

@@ -29,7 +29,8 @@ fn stack(lowers: usize) -> Mount {
     for n in 0..FILES {
         fs::write(m.lowers[lowers - 1].join(format!("d/f{n}")), &page).unwrap();
     }
-    m.mount_with("threads=1")
+    // The other ways of data have other calls for opens and data (`passthrough`, `budgets`).
+    m.mount_with("threads=1,open=cached")
 }
 
 fn work(m: &Mount, trace: &Trace<'_>) {
