@@ -12,9 +12,11 @@ mod opening;
 mod passthrough;
 mod policy;
 mod probe;
+mod readers;
 mod reply;
 mod run;
 mod spare;
+mod turns;
 
 pub(crate) use flags::kernel_flags;
 pub(crate) use run::{FuseError, Session, Unmounter};

@@ -11,6 +11,8 @@ use crate::union::{Union, What};
 
 use super::filesystem::UnionFs;
 use super::flags::MountFlags;
+use super::readers::Readers;
+use super::turns::Turns;
 
 /// Why mounting or serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +46,7 @@ pub(crate) enum FuseError {
 /// A mounted union whose first request was answered.
 #[derive(Debug)]
 pub(crate) struct Session {
-    session: fuser::Session<UnionFs>,
+    session: fuser::Session<Turns>,
     unmounter: Unmounter,
 }
 
@@ -62,7 +64,8 @@ impl Session {
         let config = flags.config();
         let acl = config.acl;
         let unmounter = Unmounter(Arc::new(Way::Path(mountpoint.to_owned())));
-        let filesystem = UnionFs::new(Arc::clone(union), options);
+        let filesystem = by_turns(UnionFs::new(Arc::clone(union), options), options);
+        let readers = Arc::clone(&filesystem.readers);
         let session = fuser::Session::from_fd(filesystem, fd, acl, config)
             .inspect_err(|_| {
                 // Nothing may stay mounted that no one serves.
@@ -70,6 +73,7 @@ impl Session {
             })
             .map_err(|e| fail(one_line(&e)))?;
         tell_of_changes(union, session.notifier());
+        watch(&readers, &session);
         Ok(Self { session, unmounter })
     }
 
@@ -86,12 +90,15 @@ impl Session {
         let config = MountFlags::new(options, union.is_read_only()).config();
         let acl = config.acl;
         let filesystem = UnionFs::new(Arc::clone(union), options).must_check();
+        let filesystem = by_turns(filesystem, options);
+        let readers = Arc::clone(&filesystem.readers);
         let session =
             fuser::Session::from_fd(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
                 mountpoint: name.to_owned(),
                 reason: one_line(&e),
             })?;
         tell_of_changes(union, session.notifier());
+        watch(&readers, &session);
         Ok(Self { session, unmounter })
     }
 
@@ -107,6 +114,18 @@ impl Session {
             mountpoint,
             reason: one_line(&e),
         })
+    }
+}
+
+/// Served by as many of the session's threads as there is work for.
+fn by_turns(union: UnionFs, options: &Options) -> Turns {
+    let readers = Readers::new(super::flags::threads(options));
+    Turns { union, readers }
+}
+
+fn watch(readers: &Arc<Readers>, session: &fuser::Session<Turns>) {
+    if let Err(e) = readers.watch(session) {
+        tracing::warn!("all threads read requests at all times: {e}");
     }
 }
 

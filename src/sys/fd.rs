@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 use smallvec::SmallVec;
@@ -55,6 +56,17 @@ pub(crate) fn close_a_copy(fd: impl AsFd) -> Result<()> {
 /// True when a descriptor was opened with O_APPEND.
 pub(crate) fn is_append(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::fs::fcntl_getfl(fd)?.contains(OFlags::APPEND))
+}
+
+/// True when there is something to read at this moment; false when that cannot be told.
+pub(crate) fn is_readable(fd: impl AsFd) -> bool {
+    let mut asked = [PollFd::new(&fd, PollFlags::IN)];
+    let none = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    rustix::event::poll(&mut asked, Some(&none)).is_ok()
+        && asked[0].revents().contains(PollFlags::IN)
 }
 
 /// Takes an exclusive lock without waiting; EWOULDBLOCK when another open file holds it.
