@@ -157,8 +157,12 @@ impl Readers {
         self.change_reading(more)
     }
 
-    /// Gives up the place of a reader when there are too many.
+    /// Gives up the place of a reader when there are too many. Not before all have a place here: who
+    /// has none would end with the session without a word.
     fn leave(&self) -> bool {
+        if self.known.load(Ordering::Acquire) < self.most {
+            return false;
+        }
         let less = |n: usize| (n > self.wanted.load(Ordering::Acquire)).then(|| n - 1);
         self.change_reading(less)
     }
@@ -294,23 +298,20 @@ mod tests {
         let (connection, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         readers.watch(&connection).unwrap();
         let sender = serve(&readers, 3);
-        for _ in 0..20 {
+        let ask = || {
             let (done, served) = request();
-            drop(done);
             sender.send(served).unwrap();
-        }
+            done
+        };
+        // Each has had a turn when all are at one.
+        drop((ask(), ask(), ask()));
         while readers.reading.load(Ordering::Acquire) > 1 {
-            std::thread::yield_now();
+            drop(ask());
         }
         // One after the other is stuck, and the next one is there all the same.
-        let (first, served) = request();
-        sender.send(served).unwrap();
-        let (second, served) = request();
-        sender.send(served).unwrap();
-        let (third, served) = request();
-        sender.send(served).unwrap();
+        let stuck = (ask(), ask(), ask());
         assert_eq!(readers.reading.load(Ordering::Acquire), 3);
-        drop((first, second, third));
+        drop(stuck);
         drop(sender);
         while Arc::strong_count(&readers) > 1 {
             std::thread::yield_now();

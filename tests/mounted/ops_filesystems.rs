@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use crate::dialects;
 use crate::fails;
 use crate::plinks::append;
-use crate::process::{finish, wait_for};
+use crate::process::{copied_by_open, finish, wait_for};
 use crate::spec::{self, Dialect};
 use crate::support::{Layers, Mount, Stack};
 
@@ -215,7 +215,7 @@ fn no_space_for_a_pseudo_link() {
     let layers = Stack::new().lower(["a=old", "a~b"]).build();
     let upper = layers.upper.clone().unwrap();
     let _upper = Covered::tmpfs_with(&upper, c"mode=755,nr_inodes=10");
-    let mut m = layers.mount();
+    let mut m = layers.mount_with(copied_by_open());
     m.assert_file("b", "old");
     let filler = |n: u32| upper.join(format!("filler{n}"));
     let made = (0..20)

@@ -77,7 +77,10 @@ fn mapped(file: &OwnedFd, len: usize, work: impl FnOnce(&mut [u8])) {
 #[test]
 fn a_file_opened_again_costs_no_system_call() {
     const TIMES: u64 = 200;
-    let m = Stack::new().upper(["u=1"]).lower(["l=1"]).mount_with(OPEN);
+    let m = Stack::new()
+        .upper(["u=1"])
+        .lower(["l=1"])
+        .mount_with(&format!("{OPEN},threads=1"));
     let _known = m.remembered(&["u", "l"]);
     let kinds = [
         Op::Lookup,

@@ -197,6 +197,11 @@ pub fn opens_unseen() -> bool {
     way().as_deref() == Some("none")
 }
 
+/// An option with which a file is copied up when it is opened for writing, not later.
+pub fn copied_by_open() -> &'static str {
+    if opens_unseen() { "open=cached" } else { "" }
+}
+
 /// An option with which descriptors that were opened before a copy-up follow to the upper.
 pub fn following() -> &'static str {
     match way().as_deref() {

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{IFlags, OFlags, RenameFlags};
 
 use crate::calls::Caller;
 use crate::dialects;
 use crate::fails;
-use crate::process::opens_unseen;
+use crate::process::{opens_unseen, wait_for};
 use crate::spec::Dialect;
 use crate::support::Stack;
 
@@ -100,6 +101,9 @@ dialects! {
                 rustix::fs::fsync(fd)
             });
             fails!(overwritten, PERM);
+            // What could not be stored goes out of the kernel's cache after the answer.
+            let is_dropped = || (m.read(name).as_deref() == Ok("1")).then_some(());
+            wait_for(Duration::from_secs(5), is_dropped).expect("what is stored");
         }
         let fd = m.open("log", OFlags::WRONLY | OFlags::APPEND).unwrap();
         rustix::io::write(&fd, b"2").unwrap();

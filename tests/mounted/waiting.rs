@@ -14,7 +14,7 @@ use fuser::{
 };
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 
-use crate::process::{wait_for, waiting};
+use crate::process::{copied_by_open, wait_for, waiting};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 
@@ -128,7 +128,9 @@ impl SlowLower {
         let others = (0..100).map(|n| format!("other{n}=text"));
         let mut layers = Stack::of(dialect).lower(others).build();
         layers.lowers.push(self.at.path().to_owned());
-        layers.mount_with(options)
+        let options = [options, copied_by_open()];
+        let options = options.into_iter().filter(|option| !option.is_empty());
+        layers.mount_with(&options.collect::<Vec<_>>().join(","))
     }
 
     fn hold(&self) {
