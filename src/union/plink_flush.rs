@@ -24,7 +24,8 @@ const ROUNDS: usize = 8;
 pub struct Flushed {
     /// Entries that are gone.
     pub entries: u64,
-    /// Entries that had to stay.
+    /// Entries that had to stay. Those that were made since the flush began may stay too, and are not
+    /// counted.
     pub kept: u64,
 }
 
@@ -102,6 +103,8 @@ impl Union {
             }
         }
         if let Some(disk) = self.plinks.disk() {
+            // Not while somebody is about to put the first entry there.
+            let _changing = self.plinks.change();
             disk.remove_empty();
         }
         Ok(flushed)
@@ -142,7 +145,7 @@ impl Union {
     }
 
     /// Removes the entries of the `placeable` files but those that are `unplaced`. Returns whether
-    /// there are others since.
+    /// there are others since, which are left to the next walk.
     fn drop_entries(
         &self, moves: u64, placeable: &HashSet<u64>, unplaced: &HashSet<u64>,
     ) -> Result<(Flushed, bool)> {
@@ -159,12 +162,12 @@ impl Union {
             let group = self.plinks.group(number).filter(Group::is_ours);
             let goes = match group.filter(|group| group.record.upper == upper) {
                 None => self.drop_foreign(number, upper),
-                Some(_) if self.moves.load(Ordering::Acquire) != moves => Err(Errno::AGAIN),
-                Some(_) if unplaced.contains(&number) => Err(Errno::AGAIN),
                 Some(_) if !placeable.contains(&number) => {
                     is_late = true;
-                    Err(Errno::AGAIN)
+                    continue;
                 }
+                Some(_) if self.moves.load(Ordering::Acquire) != moves => Err(Errno::AGAIN),
+                Some(_) if unplaced.contains(&number) => Err(Errno::AGAIN),
                 Some(group) => self.drop_entry(number, group),
             };
             match goes {
