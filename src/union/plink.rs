@@ -216,7 +216,8 @@ impl Union {
         if !self.plinks.any() {
             return stat.nlink;
         }
-        self.plinks.while_unchanged(|| self.count_names(inode, stat))
+        self.plinks
+            .while_unchanged(|| self.count_names(inode, stat))
     }
 
     /// The same while no names change.

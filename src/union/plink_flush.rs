@@ -9,11 +9,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::layer::plink;
+use crate::layer::{origin, plink};
 use crate::sys::{self, Errno, Result};
 
 use super::inode::{Held, Inode};
 use super::plink_table::Group;
+use super::stale::What;
 use super::{ROOT, Union};
 
 /// How often the whole tree is walked at most.
@@ -157,8 +158,9 @@ impl Union {
                 self.drop_apart(number)?;
                 continue;
             }
+            let mut renumbered = None;
             // No one else is about, so what is true of the names stays true.
-            let _tree = self.tree.write();
+            let tree = self.tree.write();
             let group = self.plinks.group(number).filter(Group::is_ours);
             let goes = match group.filter(|group| group.record.upper == upper) {
                 None => self.drop_foreign(number, upper),
@@ -168,8 +170,12 @@ impl Union {
                 }
                 Some(_) if self.moves.load(Ordering::Acquire) != moves => Err(Errno::AGAIN),
                 Some(_) if unplaced.contains(&number) => Err(Errno::AGAIN),
-                Some(group) => self.drop_entry(number, group),
+                Some(group) => self.drop_entry(number, group, &mut renumbered),
             };
+            drop(tree);
+            if let Some(id) = renumbered {
+                self.stale.tell(id, What::Attributes);
+            }
             match goes {
                 Ok(()) => flushed.entries += 1,
                 // Its last name has gone since the entries were listed, and it with that.
@@ -205,18 +211,35 @@ impl Union {
         Ok(())
     }
 
-    fn drop_entry(&self, number: u64, group: Group) -> Result<()> {
+    /// Removes the entry of a file of which all names have their places. Says which node has got another
+    /// number by that.
+    ///
+    /// Precondition: the tree lock is written.
+    fn drop_entry(&self, number: u64, group: Group, renumbered: &mut Option<u64>) -> Result<()> {
         let key = self.layers.top_dev().map(|dev| {
             let numbers = &self.inodes.numbers;
             numbers.of(dev, group.copy)
         });
-        if let Some(inode) = key.and_then(|key| self.inodes.find(key)) {
-            self.part_from_entry(&inode, number, group)?;
+        let inode = key.and_then(|key| self.inodes.find(key));
+        if let Some(inode) = &inode {
+            self.part_from_entry(inode, number, group)?;
         }
         let entry = plink::entry_name(number, group.record.upper);
         let dir = self.plinks.dir();
         let copy = dir.and_then(|dir| sys::at::open_path(&*dir, &entry).ok());
         self.remove_entry(number, group)?;
+        let recorded = copy
+            .as_ref()
+            .map(|copy| origin::recorded(copy.as_fd(), b"", group.copy));
+        if recorded.is_some_and(|recorded| recorded == Ok(None)) {
+            // Only the entry's name said which number it has. Nobody is to go on with that, as a name
+            // of which nothing is known from now on would have another one.
+            self.forget_known_names();
+            if let Some(inode) = inode {
+                inode.set_ino(inode.key.load(Ordering::Acquire));
+                *renumbered = Some(inode.id);
+            }
+        }
         // Last, as an entry without its record would be someone else's, and stay after a crash.
         if let Some(copy) = copy {
             plink::clear_record(copy.as_fd(), b"");

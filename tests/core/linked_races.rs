@@ -1,4 +1,4 @@
-//! Pseudo-links that are flushed while others use the files: nobody may notice.
+//! Pseudo-links that are flushed while the files are in use: nobody may notice.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,8 +16,9 @@ use crate::plain::prepare_thread;
 const DIRS: [&[u8]; 3] = [b"d0", b"d1", b"d2"];
 
 struct Linked {
-    _base: TempDir,
     union: Arc<Union>,
+    _upper: Option<Ram>,
+    _base: TempDir,
     /// Node ids of the directories.
     dirs: Vec<u64>,
 }
@@ -26,8 +27,29 @@ fn name(file: usize) -> Vec<u8> {
     format!("f{file}").into_bytes()
 }
 
+/// A filesystem without attributes.
+struct Ram(PathBuf);
+
+impl Ram {
+    fn mount(at: PathBuf) -> Self {
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("none", &at, "ramfs", flags, None::<&std::ffi::CStr>).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Ram {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 /// A union over one lower with so many files, each with a name in each directory.
 fn linked(files: usize, form: WhiteoutForm) -> Linked {
+    linked_with(files, form, false)
+}
+
+fn linked_with(files: usize, form: WhiteoutForm, in_ram: bool) -> Linked {
     prepare_thread();
     let base = tempfile::tempdir().unwrap();
     let dir = |name: &str| -> PathBuf {
@@ -36,6 +58,7 @@ fn linked(files: usize, form: WhiteoutForm) -> Linked {
         path
     };
     let (lower, upper) = (dir("lower"), dir("upper"));
+    let ram = in_ram.then(|| Ram::mount(upper.clone()));
     for dir in ["d0", "d1", "d2"] {
         std::fs::create_dir(lower.join(dir)).unwrap();
     }
@@ -56,8 +79,9 @@ fn linked(files: usize, form: WhiteoutForm) -> Linked {
     let union = Arc::new(open_union(&options).unwrap());
     let dirs = DIRS.map(|dir| union.lookup(ROOT, dir).unwrap().unwrap().id);
     Linked {
-        _base: base,
         union,
+        _upper: ram,
+        _base: base,
         dirs: dirs.to_vec(),
     }
 }
@@ -91,7 +115,9 @@ fn listed(union: &Union, dir: u64) -> Vec<(Vec<u8>, u64)> {
 
 fn copies_and_flushes_change_nothing_that_shows(form: WhiteoutForm) {
     const FILES: usize = 150;
-    let Linked { _base, union, dirs } = linked(FILES, form);
+    let Linked {
+        union, dirs, _base, ..
+    } = linked(FILES, form);
     let before = listed(&union, dirs[0]);
     assert_eq!(before.len(), FILES);
     let inos: Vec<u64> = (0..FILES)
@@ -145,7 +171,9 @@ fn copies_and_flushes_change_nothing_that_shows_overlay() {
 #[test]
 fn a_file_gets_its_copy_while_the_last_entry_is_flushed() {
     const FILES: usize = 400;
-    let Linked { _base, union, dirs } = linked(FILES, WhiteoutForm::Aufs);
+    let Linked {
+        union, dirs, _base, ..
+    } = linked(FILES, WhiteoutForm::Aufs);
     let stop = Arc::new(AtomicBool::new(false));
     race(2, move |thread| {
         if thread > 0 {
@@ -163,4 +191,39 @@ fn a_file_gets_its_copy_while_the_last_entry_is_flushed() {
         }
         stop.store(true, Ordering::Release);
     });
+}
+
+/// Where only the entry knows a file's number, the file has its copy's after a flush: by all names, in
+/// lookups and listings, whatever was known of its directories.
+#[test]
+fn one_number_after_a_flush_where_none_can_be_recorded() {
+    const EXCHANGE: u32 = 2;
+    let linked = linked_with(3, WhiteoutForm::Aufs, true);
+    let (union, dirs) = (&linked.union, &linked.dirs);
+    let entry = union.lookup(dirs[0], b"f0").unwrap().unwrap();
+    assert_eq!(union.write(entry.id, 4, b"+", None), Ok(1));
+    for is_known in [true, false] {
+        for &dir in dirs {
+            listed(union, dir);
+        }
+        if is_known {
+            union.flush_plinks().unwrap();
+        } else {
+            union.forget(entry.id, 1);
+            // What is known of this directory is forgotten by that.
+            union
+                .rename(dirs[1], b"f1", dirs[1], b"f2", EXCHANGE)
+                .unwrap();
+        }
+        let mut numbers = Vec::new();
+        for at in [1, 0, 2] {
+            let entry = union.lookup(dirs[at], b"f0").unwrap().unwrap();
+            numbers.push(entry.attr.ino);
+            numbers.push(union.getattr(entry.id).unwrap().ino);
+            let shown = listed(union, dirs[at]);
+            numbers.push(shown.iter().find(|(name, _)| name == b"f0").unwrap().1);
+            union.forget(entry.id, 1);
+        }
+        assert!(numbers.iter().all(|n| *n == numbers[0]), "{numbers:?}");
+    }
 }

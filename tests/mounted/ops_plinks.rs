@@ -371,7 +371,7 @@ fn flushed_with_short_numbers() {
     let options = format!("ino32_t,lowerdir+={}", lower.path().display());
     let mut m = Stack::new().lower(["x=0"]).mount_with(&options);
     append(&m, "a", "2");
-    assert!(list(m.path())[0].contains("d/c"), "{:?}", list(m.path()));
+    assert_eq!(list(m.path()).len(), 3);
     flush(&m);
     for _ in 0..2 {
         assert_eq!(entries(&m).len(), 0);
