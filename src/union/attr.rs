@@ -25,7 +25,15 @@ impl Union {
 
     /// Attributes of an inode.
     pub(super) fn attr_of(&self, inode: &Arc<Inode>) -> Result<Attr> {
-        let mut stat = self.with_real(inode, |real| self.stat_of(real))?;
+        let is_dir = inode.kind.is_dir();
+        let mut stat = self.with_real(inode, |real| {
+            let mut stat = self.stat_of(real)?;
+            if !is_dir {
+                // Here, as entries of files with several names go with the tree lock written.
+                stat.nlink = self.links(inode, &stat);
+            }
+            Ok(stat)
+        })?;
         if stat.kind() != inode.kind {
             tracing::error!("an object of a layer was replaced behind the union's back");
             return Err(Errno::STALE);
@@ -36,7 +44,10 @@ impl Union {
                 stat.blocks = self.data_blocks(inode)?;
             }
         }
-        self.count_subdirs(inode);
+        if is_dir {
+            self.count_subdirs(inode);
+            stat.nlink = self.links(inode, &stat);
+        }
         Ok(self.show(inode, stat))
     }
 

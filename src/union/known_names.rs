@@ -361,7 +361,9 @@ impl Union {
         }
     }
 
-    /// Forgets all listings, for tests.
+    /// Forgets all listings. Public for tests.
+    ///
+    /// Precondition: the tree lock is written, or nobody else is about.
     #[doc(hidden)]
     pub fn forget_known_names(&self) {
         let ring: Vec<_> = self.known_names.ring.lock().drain(..).collect();

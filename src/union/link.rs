@@ -69,7 +69,7 @@ impl Union {
         names.unsettle();
         let fd = self.dir_fd(&parent, 0)?;
         // The last other name must not go just now, and the entry with it.
-        let _changing = inode.is_plinked().then(|| self.plinks.change());
+        let changing = inode.is_plinked().then(|| self.plinks.change());
         if inode.is_unlinked() {
             return Err(Errno::NOENT);
         }
@@ -96,6 +96,7 @@ impl Union {
         }
         let stat = sys::stat::stat_at(&*fd, name.bytes())?;
         let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
+        drop(changing);
         let plink = inode.is_plinked().then(|| inode.ino());
         let found = Found::single(0, stat, None).with_plink(plink);
         if is_tidy && !inode.by_name {

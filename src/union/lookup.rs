@@ -155,7 +155,10 @@ impl Union {
     }
 
     /// The entry of an inode whose real object has these attributes.
-    pub(super) fn entry(&self, inode: &Arc<Inode>, stat: Stat) -> Entry {
+    ///
+    /// Precondition: as for [`Self::links`].
+    fn entry(&self, inode: &Arc<Inode>, mut stat: Stat) -> Entry {
+        stat.nlink = self.links(inode, &stat);
         Entry {
             id: self.nodes.current(inode),
             generation: inode.serial,
@@ -163,23 +166,31 @@ impl Union {
         }
     }
 
-    /// Attributes as the union shows them.
-    pub(super) fn show(&self, inode: &Inode, mut stat: Stat) -> Attr {
+    /// The link count that the union shows for an inode whose real object has `stat`.
+    ///
+    /// Precondition: of an object that is no directory, as for [`Self::names_of`].
+    pub(super) fn links(&self, inode: &Inode, stat: &Stat) -> u64 {
         if inode.is_unlinked() && !self.in_upper(inode) {
             // The lower still has the name that the union has not.
-            stat.nlink = if inode.kind.is_dir() || self.plinks.follow() {
+            return if inode.kind.is_dir() || self.plinks.follow() {
                 0
             } else {
                 stat.nlink.saturating_sub(1)
             };
-        } else if matches!(inode.place.read().held(), Some(Held::Link(_))) {
-            // The link that holds it is not the users'.
-            stat.nlink = stat.nlink.saturating_sub(1);
-        } else if !inode.kind.is_dir() {
-            stat.nlink = self.names_of(inode, &stat);
-        } else if !inode.is_unlinked() {
-            stat.nlink = self.dir_links(inode, stat.nlink);
         }
+        if matches!(inode.place.read().held(), Some(Held::Link(_))) {
+            // The link that holds it is not the users'.
+            return stat.nlink.saturating_sub(1);
+        }
+        match inode.kind.is_dir() {
+            false => self.names_of(inode, stat),
+            true if inode.is_unlinked() => stat.nlink,
+            true => self.dir_links(inode, stat.nlink),
+        }
+    }
+
+    /// Attributes as the union shows them, with the link count that it shows already.
+    pub(super) fn show(&self, inode: &Inode, mut stat: Stat) -> Attr {
         self.owners.show(&mut stat);
         Attr {
             ino: self.shown(inode.ino()),

@@ -208,21 +208,36 @@ impl Union {
         group
     }
 
-    /// The number of names of a file, of which the real object has `stat`.
+    /// The number of names of a file, of which the real object had `stat` since the tree lock was
+    /// taken.
+    ///
+    /// Precondition: the tree lock is held, and nothing of rank 4 or above.
     pub(super) fn names_of(&self, inode: &Inode, stat: &Stat) -> u64 {
         if !self.plinks.any() {
             return stat.nlink;
         }
+        self.plinks
+            .while_unchanged(|| self.count_names(inode, stat))
+    }
+
+    /// The same while no names change.
+    fn count_names(&self, inode: &Inode, stat: &Stat) -> u64 {
         let group = || self.plinks.group(inode.ino()).filter(Group::is_ours);
         if !self.layers.is_top(inode.layer()) {
             let gone = group().map_or(0, |g| u64::from(g.record.gone));
             return stat.nlink.saturating_sub(gone);
         }
-        let own = stat.nlink.saturating_sub(self.plinks.entries_of(stat.ino));
+        let own = |stat: &Stat| stat.nlink.saturating_sub(self.plinks.entries_of(stat.ino));
         if !inode.is_plinked() {
-            return own;
+            return own(stat);
         }
-        own + group().map_or(0, |g| u64::from(g.left()))
+        let Some(group) = group() else {
+            return own(stat);
+        };
+        // A name may have become the copy's own since: one more of its links, one less of the
+        // lower's names. A file that seems to have none cannot be linked to, says the kernel.
+        let now = self.entry_stat(inode.ino(), group.record.upper);
+        own(now.as_ref().unwrap_or(stat)) + u64::from(group.left())
     }
 
     /// Where the copy behind an inode with several names is.

@@ -9,11 +9,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::layer::plink;
+use crate::layer::{origin, plink};
 use crate::sys::{self, Errno, Result};
 
 use super::inode::{Held, Inode};
 use super::plink_table::Group;
+use super::stale::What;
 use super::{ROOT, Union};
 
 /// How often the whole tree is walked at most.
@@ -24,7 +25,8 @@ const ROUNDS: usize = 8;
 pub struct Flushed {
     /// Entries that are gone.
     pub entries: u64,
-    /// Entries that had to stay.
+    /// Entries that had to stay. Those that were made since the flush began may stay too, and are not
+    /// counted.
     pub kept: u64,
 }
 
@@ -102,6 +104,8 @@ impl Union {
             }
         }
         if let Some(disk) = self.plinks.disk() {
+            // Not while somebody is about to put the first entry there.
+            let _changing = self.plinks.change();
             disk.remove_empty();
         }
         Ok(flushed)
@@ -142,7 +146,7 @@ impl Union {
     }
 
     /// Removes the entries of the `placeable` files but those that are `unplaced`. Returns whether
-    /// there are others since.
+    /// there are others since, which are left to the next walk.
     fn drop_entries(
         &self, moves: u64, placeable: &HashSet<u64>, unplaced: &HashSet<u64>,
     ) -> Result<(Flushed, bool)> {
@@ -154,19 +158,24 @@ impl Union {
                 self.drop_apart(number)?;
                 continue;
             }
+            let mut renumbered = None;
             // No one else is about, so what is true of the names stays true.
-            let _tree = self.tree.write();
+            let tree = self.tree.write();
             let group = self.plinks.group(number).filter(Group::is_ours);
             let goes = match group.filter(|group| group.record.upper == upper) {
                 None => self.drop_foreign(number, upper),
-                Some(_) if self.moves.load(Ordering::Acquire) != moves => Err(Errno::AGAIN),
-                Some(_) if unplaced.contains(&number) => Err(Errno::AGAIN),
                 Some(_) if !placeable.contains(&number) => {
                     is_late = true;
-                    Err(Errno::AGAIN)
+                    continue;
                 }
-                Some(group) => self.drop_entry(number, group),
+                Some(_) if self.moves.load(Ordering::Acquire) != moves => Err(Errno::AGAIN),
+                Some(_) if unplaced.contains(&number) => Err(Errno::AGAIN),
+                Some(group) => self.drop_entry(number, group, &mut renumbered),
             };
+            drop(tree);
+            if let Some(id) = renumbered {
+                self.stale.tell(id, What::Attributes);
+            }
             match goes {
                 Ok(()) => flushed.entries += 1,
                 // Its last name has gone since the entries were listed, and it with that.
@@ -202,18 +211,35 @@ impl Union {
         Ok(())
     }
 
-    fn drop_entry(&self, number: u64, group: Group) -> Result<()> {
+    /// Removes the entry of a file of which all names have their places. Says which node has got another
+    /// number by that.
+    ///
+    /// Precondition: the tree lock is written.
+    fn drop_entry(&self, number: u64, group: Group, renumbered: &mut Option<u64>) -> Result<()> {
         let key = self.layers.top_dev().map(|dev| {
             let numbers = &self.inodes.numbers;
             numbers.of(dev, group.copy)
         });
-        if let Some(inode) = key.and_then(|key| self.inodes.find(key)) {
-            self.part_from_entry(&inode, number, group)?;
+        let inode = key.and_then(|key| self.inodes.find(key));
+        if let Some(inode) = &inode {
+            self.part_from_entry(inode, number, group)?;
         }
         let entry = plink::entry_name(number, group.record.upper);
         let dir = self.plinks.dir();
         let copy = dir.and_then(|dir| sys::at::open_path(&*dir, &entry).ok());
         self.remove_entry(number, group)?;
+        let recorded = copy
+            .as_ref()
+            .map(|copy| origin::recorded(copy.as_fd(), b"", group.copy));
+        if recorded.is_some_and(|recorded| recorded == Ok(None)) {
+            // Only the entry's name said which number it has. Nobody is to go on with that, as a name
+            // of which nothing is known from now on would have another one.
+            self.forget_known_names();
+            if let Some(inode) = inode {
+                inode.set_ino(inode.key.load(Ordering::Acquire));
+                *renumbered = Some(inode.id);
+            }
+        }
         // Last, as an entry without its record would be someone else's, and stay after a crash.
         if let Some(copy) = copy {
             plink::clear_record(copy.as_fd(), b"");

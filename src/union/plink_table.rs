@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -71,8 +71,15 @@ struct Table {
 /// Held while the names of such a file change (rank 4).
 #[derive(Debug)]
 pub(super) struct Changing<'a> {
+    steps: &'a AtomicU64,
     _guard: MutexGuard<'a, ()>,
     _rank: Ranked,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.steps.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 /// See the module text. The table is a leaf of the lock order.
@@ -86,6 +93,8 @@ pub(super) struct Plinks {
     any: AtomicBool,
     table: RwLock<Table>,
     changing: Mutex<()>,
+    /// Counts how often that was locked and unlocked: odd while it is.
+    steps: AtomicU64,
 }
 
 impl Plinks {
@@ -97,6 +106,7 @@ impl Plinks {
             any: AtomicBool::new(false),
             table: RwLock::default(),
             changing: Mutex::new(()),
+            steps: AtomicU64::new(0),
         }
     }
 
@@ -236,9 +246,28 @@ impl Plinks {
     /// Keeps the names of such files as they are for others than this thread.
     pub fn change(&self) -> Changing<'_> {
         let rank = Ranked::enter(Rank::Links);
+        let guard = self.changing.lock();
+        self.steps.fetch_add(1, Ordering::SeqCst);
         Changing {
-            _guard: self.changing.lock(),
+            steps: &self.steps,
+            _guard: guard,
             _rank: rank,
         }
+    }
+
+    /// Calls `look`, which compares what is on disk with the table, at a moment at which neither
+    /// changes.
+    ///
+    /// Precondition: nothing of rank 4 or above is held.
+    pub fn while_unchanged<T>(&self, mut look: impl FnMut() -> T) -> T {
+        let before = self.steps.load(Ordering::SeqCst);
+        if before.is_multiple_of(2) {
+            let seen = look();
+            if self.steps.load(Ordering::SeqCst) == before {
+                return seen;
+            }
+        }
+        let _changing = self.change();
+        look()
     }
 }

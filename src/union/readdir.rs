@@ -39,7 +39,7 @@ impl Union {
         let mut own = None;
         let mut is_first = true;
         loop {
-            let piece = self.piece(&inode, from, &mut own)?;
+            let mut piece = self.piece(&inode, from, &mut own)?;
             let Some(last) = piece.last() else {
                 if is_first {
                     // Whoever reads on to the end asks once more there.
@@ -49,6 +49,9 @@ impl Union {
             };
             is_first = false;
             from = last.next;
+            for entry in &mut piece {
+                entry.ino = self.shown(entry.ino);
+            }
             if !piece.iter().all(&mut each) {
                 return Ok(());
             }
@@ -74,7 +77,7 @@ impl Union {
         })
     }
 
-    /// The next entries of a directory, as it is now.
+    /// The next entries of a directory, as it is now, with numbers as we know them.
     fn piece(
         &self, inode: &Arc<Inode>, from: u64, own: &mut Option<Names>,
     ) -> Result<Vec<DirEntry>> {
@@ -82,7 +85,7 @@ impl Union {
             let next = names.after(from).take(PIECE);
             next.map(|(at, entry)| DirEntry {
                 name: NameBuf::from_slice(&entry.name),
-                ino: self.shown(entry.info.ino),
+                ino: entry.info.ino,
                 kind: entry.info.kind,
                 next: at,
             })
@@ -105,7 +108,8 @@ impl Union {
         }
     }
 
-    /// All entries of a directory, ordered by position.
+    /// All entries of a directory, ordered by position, with numbers as we know them: those that users
+    /// see may be cut.
     pub(super) fn listing(&self, inode: &Arc<Inode>) -> Result<Vec<DirEntry>> {
         let mut own = None;
         let mut entries = Vec::new();

@@ -96,7 +96,7 @@ impl Dice {
 }
 
 /// Runs `work` in `count` threads; fails when one panics or they do not end in time.
-fn race(count: u64, work: impl Fn(u64) + Send + Sync + 'static) {
+pub fn race(count: u64, work: impl Fn(u64) + Send + Sync + 'static) {
     let work = Arc::new(work);
     let (done, ended) = channel();
     let start = |thread| {

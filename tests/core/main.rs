@@ -18,6 +18,7 @@ mod draw;
 mod few;
 mod harness;
 mod invariants;
+mod linked_races;
 mod links;
 mod merge;
 mod model;

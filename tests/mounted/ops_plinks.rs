@@ -357,3 +357,26 @@ fn a_record_without_its_entry() {
     same(&m, &["a", "b"], 2);
     same(&m, &["q"], 1);
 }
+
+/// Numbers that users see cut are not the ones that entries go by.
+#[test]
+fn flushed_with_short_numbers() {
+    let lower = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = |name: &str| lower.path().join(name);
+    fs::create_dir(path("d")).unwrap();
+    fs::write(path("a"), "1").unwrap();
+    for name in ["b", "d/c"] {
+        fs::hard_link(path("a"), path(name)).unwrap();
+    }
+    let options = format!("ino32_t,lowerdir+={}", lower.path().display());
+    let mut m = Stack::new().lower(["x=0"]).mount_with(&options);
+    append(&m, "a", "2");
+    assert_eq!(list(m.path()).len(), 3);
+    flush(&m);
+    for _ in 0..2 {
+        assert_eq!(entries(&m).len(), 0);
+        same(&m, &["a", "b", "d/c"], 3);
+        m.assert_file("d/c", "12");
+        m.remount();
+    }
+}

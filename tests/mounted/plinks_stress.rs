@@ -79,7 +79,13 @@ fn change(root: &Path, expected: &Expected, random: &mut Random) {
             }
         }
         3..6 => {
-            let result = rustix::fs::link(&from, &to);
+            let link = || {
+                let result = rustix::fs::link(&from, &to);
+                // The kernel's own count may be one too low (docs/SEMANTICS.md), until it asks.
+                let is_wrong = result == Err(Errno::NOENT) && rustix::fs::lstat(&from).is_ok();
+                (!is_wrong).then_some(result)
+            };
+            let result = (0..9).find_map(|_| link()).unwrap_or(Err(Errno::NOENT));
             match (*one, *two) {
                 (None, _) => assert_eq!(result, Err(Errno::NOENT)),
                 (_, Some(_)) => assert_eq!(result, Err(Errno::EXIST)),
