@@ -88,7 +88,7 @@ function __unionfs_options
                 fsync= '0 or volatile' \
                 open= 'How data travel' \
                 writeback= '0' \
-                threads= 'How many threads take requests' \
+                threads= 'How many threads take requests at most' \
                 log= 'What is logged, or a list TARGET=LEVEL,' \
                 log_file= 'Where the log goes, instead of stderr (foreground) or syslog (background)' \
                 fsname= 'The device name shown in the mount table' \

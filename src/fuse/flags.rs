@@ -11,8 +11,8 @@ use crate::options::{Allow, KernelFlags, Options};
 use crate::sys;
 use crate::sys::mount::{FuseMount, MountFlags as Flags};
 
-/// Reader threads: more cost on each request what they bring in parallel work; slow operations
-/// have threads of their own.
+/// Reader threads at most: they share the processors with those who ask; slow operations have
+/// threads of their own.
 const MAX_THREADS: usize = 4;
 
 /// How many threads read requests.

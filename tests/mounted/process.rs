@@ -192,6 +192,10 @@ pub fn way() -> Option<String> {
     std::env::var("UNIONFS_TEST_OPEN").ok()
 }
 
+/// Held for writing by a test that has the kernel drop its caches, and for reading by those that look
+/// what is in them.
+pub static CACHES: std::sync::RwLock<()> = std::sync::RwLock::new(());
+
 /// True when the daemon is not asked for opens, and what is written comes to it late.
 pub fn opens_unseen() -> bool {
     way().as_deref() == Some("none")

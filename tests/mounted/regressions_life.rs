@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::calls::{Caller, contents};
 use crate::fails;
-use crate::process::{device_of, finish, run, wait_for};
+use crate::process::{CACHES, device_of, finish, run, wait_for};
 use crate::support::{Mount, Stack};
 
 fn signal(m: &Mount, signal: Signal) {
@@ -231,6 +231,7 @@ fn resident_kib(m: &Mount) -> i64 {
 
 #[test]
 fn memory_comes_back_after_forget() {
+    let _dropped = CACHES.write();
     const FILES: i64 = 100_000;
     const SLACK_KIB: i64 = 4096;
     let layers = Stack::new().lower([""; 0]).limit(120).build();

@@ -10,7 +10,7 @@ use std::process::Command;
 use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, Statx, StatxFlags};
 
 use crate::dialects;
-use crate::process::{finish, unionfs};
+use crate::process::{CACHES, finish, unionfs};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 
@@ -185,6 +185,7 @@ fn changes(m: &Mount) {
 
 dialects! {
     fn attributes_are_those_of_the_daemon(dialect) {
+        let _kept = CACHES.read();
         for way in ["cached", "none", "none,writeback=0"] {
             for options in ["", ",rename_dir=redirect,metacopy=on"] {
                 let mut m = stack(dialect, &format!("open={way}{options}"));

@@ -182,7 +182,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Value("1-64"),
         peers: &[Own],
         status: Supported,
-        text: "How many threads take requests; those that copy or flush data have threads of their own. \
+        text: "How many threads take requests at most; those that copy or flush data have threads of their own. \
                Default: one for each processor, 2 to 4.",
         example: "lowerdir=/l1,threads=2",
     },
