@@ -180,7 +180,11 @@ impl Logged {
     fn stop(&mut self) {
         if let Some((mount, server)) = self.server.take() {
             drop(mount);
-            server.umount_and_join().unwrap();
+            // The kernel lets go of the loop device's file a little later.
+            let at = self.scratch.path().join("server");
+            let gone = || rustix::mount::unmount(&at, UnmountFlags::empty()).ok();
+            wait_for(Duration::from_secs(20), gone).expect("nothing uses the disk");
+            server.join().unwrap();
         }
     }
 }
