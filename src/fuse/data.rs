@@ -1,6 +1,7 @@
 //! Reading and writing through the daemon.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fuser::{FileHandle, ReplyData, ReplyLseek, ReplyWrite};
@@ -9,6 +10,7 @@ use crate::sys::{Errno, Result};
 use crate::union::{Caller, Union, Work};
 
 use super::convert::errno;
+use super::dropping::apart;
 use super::filesystem::UnionFs;
 use super::reply;
 
@@ -51,7 +53,13 @@ impl UnionFs {
             takes = Work::Long;
         }
         let data = data.to_vec();
-        self.as_long_as(takes, move |union| write.finish(union, &data, reply));
+        let (dropping, shared) = (Arc::clone(&self.dropping), Arc::clone(&self.union));
+        self.as_long_as(takes, move |union| {
+            if !write.finish(union, &data, reply) && write.whole {
+                // What could not be stored must not be shown any longer as if it were.
+                dropping.soon(&shared, write.id);
+            }
+        });
     }
 
     /// Where the next data, or the next hole, are.
@@ -59,12 +67,8 @@ impl UnionFs {
     pub(super) fn seek(&self, id: u64, fh: FileHandle, offset: u64, hole: bool, reply: ReplyLseek) {
         let keeps_writes = self.policy.way.keeps_writes();
         let old = self.old_file(id, fh);
-        let takes = if keeps_writes {
-            Work::Long
-        } else {
-            Work::Quick
-        };
-        self.as_long_as(takes, move |union| {
+        let union = Arc::clone(&self.union);
+        let work = move || {
             if keeps_writes {
                 // The kernel asks without sending what it keeps; that would be taken for a hole.
                 union.write_back(id);
@@ -73,7 +77,12 @@ impl UnionFs {
                 Ok(position) => reply.offset(position as i64),
                 Err(e) => reply.error(errno(e)),
             }
-        });
+        };
+        if keeps_writes {
+            apart(work, |work| self.aside(|_| work()));
+        } else {
+            work();
+        }
     }
 }
 
@@ -104,15 +113,13 @@ impl Write {
         Ok(done)
     }
 
-    /// Writes, after what comes before if that is under way, and answers. It may take long.
-    pub fn finish(&self, union: &Union, data: &[u8], reply: ReplyWrite) {
+    /// Writes, after what comes before if that is under way, and answers. It may take long. False when
+    /// it failed.
+    pub fn finish(&self, union: &Union, data: &[u8], reply: ReplyWrite) -> bool {
         let result = self.wait(union, data);
-        let failed = result.is_err();
+        let is_done = result.is_ok();
         reply::written(reply, result);
-        if failed && self.whole {
-            // What could not be stored must not be shown any longer as if it were.
-            union.write_back(self.id);
-        }
+        is_done
     }
 
     fn wait(&self, union: &Union, data: &[u8]) -> Result<usize> {

@@ -20,6 +20,7 @@ use crate::union::{Make, SetAttr, Union, Work};
 
 use super::convert::{self, caller, errno};
 use super::data;
+use super::dropping::Dropping;
 use super::init::MAX_WRITE;
 use super::passthrough::Passthrough;
 use super::policy::{NEVER, Policy};
@@ -37,6 +38,7 @@ pub(crate) struct UnionFs {
     max_write: u32,
     /// Threads that read requests and may do short work.
     spare: Spare,
+    pub(super) dropping: Arc<Dropping>,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
     pub(super) counts: Counts,
@@ -51,6 +53,7 @@ impl UnionFs {
             policy,
             max_write: options.max_write.unwrap_or(MAX_WRITE),
             spare: Spare::of(super::flags::threads(options)),
+            dropping: Arc::default(),
             must_check: false,
             counts: Counts::default(),
         }

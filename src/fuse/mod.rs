@@ -3,6 +3,7 @@
 mod control;
 mod convert;
 mod data;
+mod dropping;
 mod filesystem;
 mod flags;
 mod init;

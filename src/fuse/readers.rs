@@ -75,6 +75,8 @@ impl Drop for Reader {
 pub(super) struct Turn<'a> {
     readers: &'a Readers,
     place: usize,
+    /// The thread may wait afterwards.
+    is_all: bool,
 }
 
 impl Readers {
@@ -113,6 +115,15 @@ impl Readers {
 
     /// Begins a request on this thread.
     pub fn turn(self: &Arc<Self>) -> Option<Turn<'_>> {
+        self.begin(true)
+    }
+
+    /// Begins what is not all of a request: afterwards the thread does not wait.
+    pub fn part_of_a_turn(self: &Arc<Self>) -> Option<Turn<'_>> {
+        self.begin(false)
+    }
+
+    fn begin(self: &Arc<Self>, is_all: bool) -> Option<Turn<'_>> {
         if self.most < 2 {
             return None;
         }
@@ -131,6 +142,7 @@ impl Readers {
         Some(Turn {
             readers: self,
             place,
+            is_all,
         })
     }
 
@@ -258,7 +270,7 @@ impl Drop for Turn<'_> {
         let readers = self.readers;
         readers.turns[self.place].fetch_add(1, Ordering::Release);
         let reading = readers.reading.load(Ordering::Acquire);
-        if reading > readers.wanted.load(Ordering::Acquire) && readers.leave() {
+        if self.is_all && reading > readers.wanted.load(Ordering::Acquire) && readers.leave() {
             readers.wait();
         }
     }
@@ -316,6 +328,23 @@ mod tests {
         while Arc::strong_count(&readers) > 1 {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn nobody_waits_within_a_request() {
+        let readers = Readers::new(2);
+        let turn = std::thread::spawn({
+            let readers = Arc::clone(&readers);
+            move || drop(readers.turn())
+        });
+        turn.join().unwrap();
+        drop(readers.turn());
+        readers.closing.store(false, Ordering::SeqCst);
+        readers.wanted.store(1, Ordering::Release);
+        for _ in 0..2 {
+            drop(readers.part_of_a_turn());
+        }
+        assert_eq!(readers.reading.load(Ordering::Acquire), 2);
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(super) struct Turns {
     pub readers: Arc<Readers>,
 }
 
-/// Every method that answers a request: the same, as a turn of its thread.
+/// Every method that answers a request: the same, as a turn of its thread. A turn is all of a request:
+/// the thread may wait for long when it ends.
 macro_rules! turns {
     ($($name:ident($($arg:ident: $kind:ty),*);)*) => {$(
         fn $name(&self, request: &Request, $($arg: $kind),*) {
@@ -37,9 +38,14 @@ impl Filesystem for Turns {
         self.union.init(request, config)
     }
 
+    // Called for each node of a batch: the thread may not wait before the last of them.
+    fn forget(&self, request: &Request, ino: INodeNo, nlookup: u64) {
+        let _busy = self.readers.part_of_a_turn();
+        self.union.forget(request, ino, nlookup);
+    }
+
     turns! {
         lookup(parent: INodeNo, name: &OsStr, reply: ReplyEntry);
-        forget(ino: INodeNo, nlookup: u64);
         getattr(ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr);
         setattr(ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>,
             size: Option<u64>, atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>,

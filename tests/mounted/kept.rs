@@ -6,12 +6,14 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::SeekFrom as Seeking;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
+use rustix::mount::UnmountFlags;
 
-use crate::process::finish;
+use crate::process::{abort, device_of, finish, unionfs, wait_for};
 use crate::requests::Counter;
 use crate::support::{Mount, Stack};
 use crate::user::{DeviceMode, Place};
@@ -348,4 +350,35 @@ fn times_are_stored_for_an_ordinary_user() {
         outcome.stdout,
         outcome.stderr
     );
+}
+
+/// What waits for the kernel to write back does not take the threads that the writes need.
+#[test]
+fn a_hole_is_found_with_one_thread_for_slow_work() {
+    let layers = Stack::new().lower([""; 0]).build();
+    fs::write(layers.lowers[0].join("big"), vec![b'x'; MIB]).unwrap();
+    let mut command = Command::new(unionfs());
+    command.env("BLOCKING_MAX_THREADS", "1").arg("-o");
+    let done = finish(command.arg(layers.options("open=none")).arg(&layers.mnt));
+    assert!(done.status.success(), "{}", done.stderr);
+    let (tell, told) = std::sync::mpsc::channel();
+    let path = layers.mnt.join("big");
+    std::thread::spawn(move || {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+            .unwrap();
+        file.write_all_at(b"y", 4096).unwrap();
+        let hole = rustix::fs::seek(&file, Seeking::Hole(0)).unwrap();
+        drop(file);
+        tell.send(hole).unwrap();
+    });
+    let hole = told.recv_timeout(Duration::from_secs(30));
+    if hole.is_err() {
+        abort(device_of(&layers.mnt).unwrap());
+    }
+    let unmount = || rustix::mount::unmount(&layers.mnt, UnmountFlags::empty()).ok();
+    wait_for(Duration::from_secs(10), unmount).expect("nobody uses it");
+    assert_eq!(hole, Ok(MIB as u64));
 }
