@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::plinks::{entries_in, list};
-use crate::process::{device_of, finish, unionfs, wait_for};
+use crate::process::{abort, device_of, finish, held_elsewhere, unionfs, wait_for};
 use crate::random::Random;
 
 /// Calls that change something on disk.
@@ -92,12 +92,19 @@ impl Daemon {
 
     /// Waits for the end of a daemon whose mount was or is now taken away.
     fn end(mut self) {
+        let connection = device_of(&self.mnt);
         let unmount = || match rustix::mount::unmount(&self.mnt, UnmountFlags::empty()) {
             Err(rustix::io::Errno::BUSY) => None,
             _ => Some(()),
         };
         wait_for(Duration::from_secs(10), unmount).expect("the mount stays busy");
-        let gone = wait_for(Duration::from_secs(15), || self.child.try_wait().unwrap());
+        let mut is_gone = || self.child.try_wait().unwrap();
+        let mut gone = wait_for(Duration::from_secs(15), &mut is_gone);
+        if let (None, Some(connection)) = (&gone, connection.filter(|&c| held_elsewhere(c))) {
+            // Somebody's `unshare -m` of the meantime has a copy of the mount, nobody knows for how long.
+            abort(connection);
+            gone = wait_for(Duration::from_secs(15), is_gone);
+        }
         assert!(gone.is_some(), "the daemon does not end");
     }
 }
