@@ -13,6 +13,7 @@ use fuser::{
     LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyXattr, Request,
 };
 use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::mount::UnmountFlags;
 
 use crate::process::{copied_by_open, wait_for, waiting};
 use crate::spec::Dialect;
@@ -156,7 +157,10 @@ impl SlowLower {
 impl Drop for SlowLower {
     fn drop(&mut self) {
         self.let_go();
-        self.server.take().unwrap().umount_and_join().unwrap();
+        // Another test that has just forked may still hold what was opened in it.
+        let gone = || rustix::mount::unmount(self.at.path(), UnmountFlags::empty()).ok();
+        wait_for(Duration::from_secs(20), gone).expect("nothing uses the lower");
+        self.server.take().unwrap().join().unwrap();
     }
 }
 
