@@ -82,7 +82,7 @@ pub(crate) fn metacopy(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Record
 }
 
 /// True when the data of an open file are not its own.
-pub(crate) fn is_metacopy(file: impl AsFd) -> bool {
+pub(crate) fn is_metacopy(file: impl AsFd) -> Result<bool> {
     sys::xattr::has_any(file, &METACOPY_ATTRS)
 }
 

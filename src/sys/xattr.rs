@@ -120,15 +120,24 @@ pub(crate) fn remove(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8]) -> Result<()
 
 /// Whether an open file carries one of `attrs`. Most files have no attributes at all, so they are
 /// listed in one call.
-pub(crate) fn has_any(fd: impl AsFd, attrs: &[&[u8]]) -> bool {
+pub(crate) fn has_any(fd: impl AsFd, attrs: &[&[u8]]) -> Result<bool> {
     let mut names = [0_u8; 1024];
     match rustix::fs::flistxattr(fd.as_fd(), &mut names) {
-        Ok(len) => names[..len]
-            .split(|&b| b == 0)
-            .any(|name| attrs.contains(&name)),
-        Err(_) => attrs.iter().any(|attr| {
-            let mut none: [u8; 0] = [];
-            rustix::fs::fgetxattr(fd.as_fd(), *attr, &mut none).is_ok()
-        }),
+        Ok(len) => {
+            let mut listed = names[..len].split(|&b| b == 0);
+            return Ok(listed.any(|name| attrs.contains(&name)));
+        }
+        Err(Errno::NOTSUP | Errno::NOSYS) => return Ok(false),
+        // Too many to be listed at once, or not to be listed.
+        Err(_) => {}
     }
+    for attr in attrs {
+        let mut none: [u8; 0] = [];
+        match rustix::fs::fgetxattr(fd.as_fd(), *attr, &mut none) {
+            Ok(_) => return Ok(true),
+            Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(false)
 }

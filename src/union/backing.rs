@@ -107,7 +107,7 @@ impl Union {
             Err(Errno::STALE) => return self.file(inode, false),
             file => Arc::new(file?),
         };
-        if elsewhere::is_metacopy(&*file) {
+        if elsewhere::is_metacopy(&*file)? {
             self.learn_borrowed(inode)?;
         }
         Ok(file)

@@ -310,7 +310,7 @@ impl Union {
         };
         if inode.is_whole() {
             // No need to ask.
-        } else if !elsewhere::is_metacopy(&*fd) {
+        } else if !elsewhere::is_metacopy(&*fd)? {
             inode.facts.set_whole(true);
         } else if write {
             self.fetch_data(inode, Need::All)?;

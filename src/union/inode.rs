@@ -232,6 +232,16 @@ impl Inode {
         self.borrowed.store(true, Ordering::Release);
     }
 
+    /// The same, as somebody found it who held no lock against the data being brought: nothing is
+    /// changed if they came meanwhile.
+    pub fn borrow_unless_whole(&self, data: DataPlace) {
+        let mut place = self.place.write();
+        if !self.facts.is_whole() {
+            place.set_data(Some(data));
+            self.borrowed.store(true, Ordering::Release);
+        }
+    }
+
     /// Says that the object has its data itself; returns where they were.
     pub fn own_data(&self) -> Option<DataPlace> {
         let mut place = self.place.write();

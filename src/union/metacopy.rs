@@ -170,7 +170,7 @@ impl Union {
             }
             match elsewhere::metacopy(stop.dir.as_fd(), &stop.name)? {
                 None => {
-                    inode.borrow(DataPlace::at(stop.layer, &stop.path));
+                    inode.borrow_unless_whole(DataPlace::at(stop.layer, &stop.path));
                     return Ok(());
                 }
                 Some(record) => {
@@ -224,7 +224,7 @@ impl Union {
         };
         let fd = Arc::new(self.open_real(&real, data.layer, false)?);
         let whole =
-            sys::stat::fstat(&*fd)?.kind() == FileKind::Regular && !elsewhere::is_metacopy(&*fd);
+            sys::stat::fstat(&*fd)?.kind() == FileKind::Regular && !elsewhere::is_metacopy(&*fd)?;
         if !whole {
             return Err(Errno::IO);
         }
@@ -261,13 +261,15 @@ impl Union {
         let upper = self.upper()?;
         let from = sys::stat::fstat(&*src)?;
         let copied = sys::copy::copy_data(&*src, &from, &dst, len, &upper.refusals)?;
-        if len == 0 {
-            // Before the record goes: without it the size would be one of holes.
-            sys::file::truncate(&dst, 0)?;
+        if len < stat.size {
+            // Before the record goes: without it the rest would be holes.
+            sys::file::truncate(&dst, len)?;
         }
         // Writing has cleared what a change of the data clears; but they have not changed.
         if let Some(value) = capability {
             sys::xattr::set(dst.as_fd(), b"", CAPABILITY, &value, 0)?;
+            // Whoever looked meanwhile found none.
+            inode.facts.attr_changes();
         }
         if sys::stat::fstat(&dst)?.mode != stat.mode {
             sys::at::chmod_at(&dst, b"", stat.mode)?;

@@ -217,6 +217,7 @@ enum Change {
     Append(&'static str),
     Chmod(&'static str),
     Empty(&'static str),
+    Cut(&'static str),
     Unlink(&'static str),
     Rename(&'static str, &'static str),
     Exchange(&'static str, &'static str),
@@ -237,6 +238,18 @@ impl Change {
             }
             Self::Chmod(name) => rustix::fs::chmod(at(name), Mode::from_raw_mode(0o600)),
             Self::Empty(name) => open(&at(name), OFlags::WRONLY | OFlags::TRUNC).map(drop),
+            Self::Cut(name) => {
+                // By its path: an open would bring all of it first.
+                let done = Command::new("python3")
+                    .args(["-c", CUT])
+                    .arg(at(name))
+                    .status();
+                if done.is_ok_and(|status| status.success()) {
+                    Ok(())
+                } else {
+                    Err(rustix::io::Errno::IO)
+                }
+            }
             Self::Unlink(name) => rustix::fs::unlink(at(name)),
             Self::Rename(from, to) => rustix::fs::rename(at(from), at(to)),
             Self::Exchange(one, other) => {
@@ -264,6 +277,8 @@ fn flush(root: &Path) -> rustix::io::Result<()> {
         Err(rustix::io::Errno::IO)
     }
 }
+
+const CUT: &str = "import os, sys; os.truncate(sys.argv[1], 100)";
 
 fn open(path: &Path, flags: OFlags) -> rustix::io::Result<rustix::fd::OwnedFd> {
     rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))
@@ -368,8 +383,8 @@ fn killed_at_every_step_with_overlay_whiteouts() {
 /// A file whose data are still the lower's is emptied, or gets its data: never zeros in between.
 #[test]
 fn killed_at_every_step_with_data_in_the_lower() {
-    use Change::{Append, Chmod, Empty};
-    for change in [Empty("large"), Append("large")] {
+    use Change::{Append, Chmod, Cut, Empty};
+    for change in [Empty("large"), Cut("large"), Append("large")] {
         at_every_step(",metacopy=on", &[Chmod("large")], &change);
     }
 }
