@@ -65,7 +65,7 @@ impl Counted {
         tick();
         let column = WAYS.iter().position(|way| *way == self.way).unwrap();
         let expected = expected[column];
-        let sent = self.counter.of(expected, || {
+        let sent = self.counter.of(|| {
             work(&dir);
             fs::metadata(&dir).unwrap();
         });
@@ -76,8 +76,8 @@ impl Counted {
     }
 }
 
-/// Checks each way of data. Where somebody else had the kernel drop its caches meanwhile, more was
-/// sent; so what is wrong must be wrong each time.
+/// Checks each way of data. Where the kernel dropped something of its caches meanwhile, more was sent;
+/// so what is wrong must be wrong each time.
 fn each_way(check: impl Fn(&Counted)) {
     for way in WAYS {
         let mut wrong = Vec::new();

@@ -169,6 +169,20 @@ fn in_some_table(text: &str) -> bool {
     fs::read_dir("/proc").unwrap().flatten().any(sees)
 }
 
+/// Whether a process that another test has just forked, and that is about to run a program, has a copy
+/// of a descriptor of something in that mount: closing ours is not the last close then.
+pub fn held_by_a_fork(mnt: &Path) -> bool {
+    let inside = |fd: fs::DirEntry| {
+        fs::read_link(fd.path()).is_ok_and(|file| file.starts_with(mnt) && file != mnt)
+    };
+    let holds = |process: fs::DirEntry| {
+        let pid: Option<u32> = process.file_name().to_str().and_then(|s| s.parse().ok());
+        pid.is_some_and(|pid| pid != std::process::id())
+            && fs::read_dir(process.path().join("fd")).is_ok_and(|fds| fds.flatten().any(inside))
+    };
+    fs::read_dir("/proc").unwrap().flatten().any(holds)
+}
+
 /// What the threads of a process wait for: what is left to see of one that hangs.
 pub fn threads(pid: i32) -> String {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
@@ -194,7 +208,7 @@ pub fn way() -> Option<String> {
 
 /// Held for writing by a test that has the kernel drop its caches, and for reading by those that look
 /// what is in them.
-pub static CACHES: std::sync::RwLock<()> = std::sync::RwLock::new(());
+pub static CACHES: parking_lot::RwLock<()> = parking_lot::RwLock::new(());
 
 /// True when the daemon is not asked for opens, and what is written comes to it late.
 pub fn opens_unseen() -> bool {

@@ -2,56 +2,51 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::thread;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use parking_lot::RwLockReadGuard;
 use unionfs::stats::{self, Op};
 
+use crate::process::{CACHES, held_by_a_fork, wait_for, waiting};
 use crate::support::Mount;
 
 /// How many requests of each kind.
 type Requests = BTreeMap<Op, u64>;
 
-/// Sees the requests of a mount. It keeps the root directory open, so that looking sends none.
-pub struct Counter(File);
+/// Sees the requests of a mount. It keeps the root directory open, so that looking sends none, and
+/// has nobody drop the kernel's caches meanwhile, as then it would ask for what it knew.
+pub struct Counter {
+    root: File,
+    at: PathBuf,
+    connection: u32,
+    _cached: RwLockReadGuard<'static, ()>,
+}
 
 impl Counter {
     pub fn new(m: &Mount) -> Self {
-        Self(File::open(m.path()).unwrap())
-    }
-
-    fn now(&self) -> Requests {
-        stats::requests(&self.0).unwrap().into_iter().collect()
+        Self {
+            root: File::open(m.path()).unwrap(),
+            at: m.path().to_owned(),
+            connection: m.connection(),
+            // A test may have several, and a writer that waits must not part them.
+            _cached: CACHES.read_recursive(),
+        }
     }
 
     /// What `work` sends, in words, but for FORGET, which comes when it likes.
-    ///
-    /// Who closes a file does not wait for its RELEASE: if it is not what is `expected`, it is looked
-    /// again for a while.
-    pub fn of(&self, expected: &str, work: impl FnOnce()) -> String {
+    pub fn of(&self, work: impl FnOnce()) -> String {
         let before = self.settled();
         work();
-        let mut sent = String::new();
-        for _ in 0..100 {
-            sent = in_words(&since(&before, self.settled()));
-            if sent == expected {
-                break;
-            }
-        }
-        sent
+        in_words(&since(&before, self.settled()))
     }
 
+    /// What came until now, with what nobody waits for, as a RELEASE: it is queued by who closes last.
     fn settled(&self) -> Requests {
-        let mut last = self.now();
-        for _ in 0..1000 {
-            thread::sleep(Duration::from_millis(5));
-            let now = self.now();
-            if now == last {
-                break;
-            }
-            last = now;
-        }
-        last
+        let quiet = || !held_by_a_fork(&self.at) && waiting(self.connection) == 0;
+        wait_for(Duration::from_secs(10), || quiet().then_some(()))
+            .expect("requests come for ever");
+        stats::requests(&self.root).unwrap().into_iter().collect()
     }
 }
 

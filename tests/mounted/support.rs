@@ -342,6 +342,11 @@ impl Mount {
         self.layers.upper_path().join(name)
     }
 
+    /// The number of its FUSE connection.
+    pub fn connection(&self) -> u32 {
+        self.live.as_ref().unwrap().connection
+    }
+
     pub fn pid(&self) -> i32 {
         self.live.as_ref().unwrap().pid
     }
