@@ -8,6 +8,7 @@ mod filesystem;
 mod flags;
 mod init;
 mod io;
+mod linger;
 mod listing;
 mod opening;
 mod passthrough;

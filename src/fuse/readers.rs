@@ -13,12 +13,13 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::linger::Luck;
 use crate::sys;
 
 /// How often the watcher looks.
@@ -55,6 +56,7 @@ pub(super) struct Readers {
     watching: Mutex<()>,
     awake: Condvar,
     closing: AtomicBool,
+    connection: OnceLock<OwnedFd>,
 }
 
 /// A thread's place among the readers. The first thread that ends says that the session does.
@@ -62,6 +64,7 @@ pub(super) struct Readers {
 struct Reader {
     readers: Arc<Readers>,
     place: usize,
+    luck: Luck,
 }
 
 impl Drop for Reader {
@@ -94,6 +97,7 @@ impl Readers {
             watching: Mutex::new(()),
             awake: Condvar::new(),
             closing: AtomicBool::new(false),
+            connection: OnceLock::new(),
         })
     }
 
@@ -106,6 +110,7 @@ impl Readers {
             return Ok(());
         }
         let connection = connection.as_fd().try_clone_to_owned()?;
+        let connection = self.connection.get_or_init(|| connection).try_clone()?;
         let readers = Arc::clone(self);
         let watcher = std::thread::Builder::new().name("watcher".into());
         watcher.spawn(move || readers.watch_until_the_end(&connection))?;
@@ -131,6 +136,7 @@ impl Readers {
             let reader = reader.get_or_insert_with(|| Reader {
                 readers: Arc::clone(self),
                 place: self.known.fetch_add(1, Ordering::Relaxed),
+                luck: Luck::new(),
             });
             reader.place
         });
@@ -144,6 +150,18 @@ impl Readers {
             place,
             is_all,
         })
+    }
+
+    /// A sole reader that sleeps keeps its client waiting.
+    fn linger(&self) {
+        let Some(connection) = self.connection.get() else {
+            return;
+        };
+        READER.with_borrow_mut(|reader| {
+            if let Some(reader) = reader {
+                reader.luck.linger(connection);
+            }
+        });
     }
 
     fn wake_watcher(&self) {
@@ -269,9 +287,14 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let readers = self.readers;
         readers.turns[self.place].fetch_add(1, Ordering::Release);
+        if !self.is_all {
+            return;
+        }
         let reading = readers.reading.load(Ordering::Acquire);
-        if self.is_all && reading > readers.wanted.load(Ordering::Acquire) && readers.leave() {
+        if reading > readers.wanted.load(Ordering::Acquire) && readers.leave() {
             readers.wait();
+        } else if reading == 1 {
+            readers.linger();
         }
     }
 }
