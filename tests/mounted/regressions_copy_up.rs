@@ -5,7 +5,6 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, Timespec, Timestamps};
@@ -312,47 +311,4 @@ fn no_space_in_the_middle_of_a_copy_up() {
     fails!(m.stat("big"), NOENT);
     drop(m);
     drop(image);
-}
-
-/// The rest of the tree is served while a large file is being copied.
-#[test]
-fn everything_else_is_served_during_a_large_copy_up() {
-    let names: Vec<String> = (0..4000).map(|index| format!("d/f{index}")).collect();
-    let layers = Stack::new().lower(&names).build();
-    big_file(&layers.lowers[0].join("big"), 1024 * MIB);
-    big_file(&layers.lowers[0].join("d/big2"), MIB);
-    let m = layers.mount();
-    let (started, done) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (mut served, mut index) = (0, 0);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            started.store(true, Ordering::SeqCst);
-            let copied = m.chmod("big", 0o600);
-            done.store(true, Ordering::SeqCst);
-            copied.unwrap();
-        });
-        while !started.load(Ordering::SeqCst) {
-            thread::yield_now();
-        }
-        // Beside lookups that the kernel has not cached: changes in the same and other places.
-        while !done.load(Ordering::SeqCst) && index < names.len() {
-            let name = &names[index];
-            m.stat(name).unwrap();
-            if index % 10 == 0 {
-                m.write(&format!("new{index}"), "x").unwrap();
-                m.chmod(name, 0o600).unwrap();
-                m.rename(name, &format!("moved{index}")).unwrap();
-            }
-            index += 1;
-            if !done.load(Ordering::SeqCst) {
-                served += 1;
-            }
-        }
-    });
-    assert!(
-        served >= 200,
-        "{served} files served while 1 GiB was copied"
-    );
-    assert_eq!(m.mode("big"), 0o600);
-    assert_eq!(fs::metadata(m.up("big")).unwrap().len(), 1024 * MIB);
 }

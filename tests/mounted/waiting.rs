@@ -2,7 +2,7 @@
 //! the copy. The lower is one whose reads are held up until the test lets them go.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -182,7 +182,11 @@ fn under_way(m: &Mount) -> usize {
 }
 
 /// Has many change `big` while its data do not come, and uses the rest meanwhile.
-fn rest_goes_on(slow: &SlowLower, m: &Mount, change: impl Fn(PathBuf) + Clone + Send + 'static) {
+///
+/// So many of the changes come to the daemon; the kernel lets one change attributes at a time.
+fn rest_goes_on(
+    slow: &SlowLower, m: &Mount, at_once: usize, change: impl Fn(PathBuf) + Clone + Send + 'static,
+) {
     slow.hold();
     let writers: Vec<_> = (0..WRITERS)
         .map(|_| {
@@ -190,7 +194,7 @@ fn rest_goes_on(slow: &SlowLower, m: &Mount, change: impl Fn(PathBuf) + Clone + 
             thread::spawn(move || change(path))
         })
         .collect();
-    let all = || (slow.holds() && under_way(m) >= WRITERS).then_some(());
+    let all = || (slow.holds() && under_way(m) >= at_once).then_some(());
     wait_for(Duration::from_secs(20), all).expect("the copy waits, and all others for it");
     for n in 0..100 {
         let other = format!("other{n}");
@@ -199,7 +203,9 @@ fn rest_goes_on(slow: &SlowLower, m: &Mount, change: impl Fn(PathBuf) + Clone + 
         m.assert_file(&other, "text");
         m.write(&format!("new{n}"), "new").unwrap();
         m.chmod(&other, 0o600).unwrap();
+        m.rename(&other, &format!("moved{n}")).unwrap();
     }
+    assert!(slow.holds(), "all that while nothing was copied");
     slow.let_go();
     for writer in writers {
         writer.join().unwrap();
@@ -215,7 +221,18 @@ fn open(path: PathBuf) {
 fn a_file_that_is_copied_up_stops_nothing_else() {
     let slow = SlowLower::new();
     let m = slow.stack(Dialect::Aufs, "");
-    rest_goes_on(&slow, &m, open);
+    rest_goes_on(&slow, &m, WRITERS, open);
+}
+
+#[test]
+fn a_copy_for_the_sake_of_attributes_stops_nothing_else() {
+    let slow = SlowLower::new();
+    let m = slow.stack(Dialect::Aufs, "");
+    rest_goes_on(&slow, &m, 1, |path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    });
+    assert_eq!(m.mode("big"), 0o600);
+    assert_eq!(fs::metadata(m.up("big")).unwrap().len(), SIZE);
 }
 
 #[test]
@@ -229,5 +246,5 @@ fn data_of_a_metacopy_that_are_fetched_stop_nothing_else() {
     let file = File::options().write(true).open(m.up("big")).unwrap();
     file.write_all_at(&vec![0; SIZE as usize], 0).unwrap();
     m.mount_again();
-    rest_goes_on(&slow, &m, open);
+    rest_goes_on(&slow, &m, WRITERS, open);
 }
