@@ -57,9 +57,7 @@ impl UnionFs {
         let mut opening = Opening::new(0, flags);
         let exclusive = flags & libc::O_EXCL != 0;
         let (name, who) = (name.as_bytes(), caller(req));
-        let made = self
-            .union
-            .create(parent, name, mode, exclusive, opening.mode, who, umask);
+        let made = self.union.create(parent, name, mode, exclusive, who, umask);
         let entry = match made {
             Ok(entry) => entry,
             Err(e) => return reply.error(errno(e)),

@@ -16,7 +16,7 @@ use super::inode::{DirPart, DirStack, Inode};
 use super::inode_table::Found;
 use super::lookup::dir_of;
 use super::names::Info;
-use super::types::{Caller, Entry, Make, OpenMode};
+use super::types::{Caller, Entry, Make};
 
 /// What is to be made, and whether a regular file is opened by that.
 #[derive(Clone, Copy, Debug)]
@@ -98,13 +98,13 @@ impl Union {
         Ok(entry)
     }
 
-    /// Makes a regular file and opens it; an existing one is opened unless `exclusive`.
+    /// Makes a regular file and opens it.
     ///
     /// # Errors
-    /// As [`Self::make`] and [`Self::open`].
+    /// As [`Self::make`]; where there is an object, and not `exclusive`, ESTALE: it came into being
+    /// after the caller had looked, who has to look again and check what he may do with it.
     pub fn create(
-        &self, parent: u64, name: &[u8], mode: u32, exclusive: bool, open: OpenMode,
-        caller: Caller, umask: u32,
+        &self, parent: u64, name: &[u8], mode: u32, exclusive: bool, caller: Caller, umask: u32,
     ) -> Result<Entry> {
         let make = Make::Node {
             mode: libc::S_IFREG | (mode & 0o7777),
@@ -118,12 +118,12 @@ impl Union {
                 }
                 Ok(entry)
             }
-            // It came into being after the caller had looked.
             Err(Errno::EXIST) if !exclusive => {
-                let entry = self.lookup(parent, name)?.ok_or(Errno::NOENT)?;
-                self.open(entry.id, open, caller)
-                    .inspect_err(|_| self.forget(entry.id, 1))?;
-                Ok(entry)
+                // Somebody else changes the layers: what is known of the names may be wrong.
+                let parent = self.inodes.get(parent)?;
+                let _tree = self.tree.read();
+                drop(dir_of(&parent)?.write_names());
+                Err(Errno::STALE)
             }
             Err(e) => Err(e),
         }
@@ -215,12 +215,14 @@ impl Union {
         let open = || sys::at::open_dir_path(stage.dir(), stage.name(), true);
         let stage_dir = self.with_descriptors(open)?;
         let file = make(stage_dir.as_fd(), b"x")?;
-        let mut flags = RenameFlags::empty();
-        if state.whiteout_entry && sys::stat::stat_at(&stage_dir, b"x")?.kind().is_dir() {
-            self.upper()?.set_opaque(stage_dir.as_fd(), b"x")?;
-            flags = RenameFlags::EXCHANGE;
+        let (from, to) = ((stage_dir.as_fd(), &b"x"[..]), (parent, name.bytes()));
+        if state.whiteout_entry && sys::stat::stat_at(from.0, from.1)?.kind().is_dir() {
+            let upper = self.upper()?;
+            upper.set_opaque(from.0, from.1)?;
+            upper.replace_device(from, to)?;
+        } else {
+            sys::at::rename_at(from.0, from.1, to.0, to.1, over(state))?;
         }
-        sys::at::rename_at(&stage_dir, b"x", parent, name.bytes(), flags)?;
         Ok(file)
     }
 
@@ -264,12 +266,12 @@ impl Union {
         new.own(&mut stat, creds, &above);
         self.owners.give(temp.dir(), temp.name(), &stat, None)?;
         self.owners.give_mode(temp.dir(), temp.name(), &stat)?;
-        let mut flags = RenameFlags::empty();
         if state.whiteout_entry && stat.kind().is_dir() {
             upper.set_opaque(temp.dir(), temp.name())?;
-            flags = RenameFlags::EXCHANGE;
+            temp.publish_over_device(upper, parent, name.bytes())?;
+        } else {
+            temp.publish(parent, name.bytes(), over(state))?;
         }
-        temp.publish(parent, name.bytes(), flags)?;
         Ok(file)
     }
 
@@ -319,5 +321,14 @@ impl Union {
             return Ok(false);
         }
         Ok(true)
+    }
+}
+
+/// How a new object takes the place of what is there, but for a directory: over a whiteout only.
+fn over(state: InUpper) -> RenameFlags {
+    if state.whiteout_entry {
+        RenameFlags::empty()
+    } else {
+        RenameFlags::NOREPLACE
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::layer::name::{Name, NameBuf};
+use crate::options::WhiteoutForm;
 use crate::sys::{self, Errno, Result, Stat};
 
 use super::Union;
@@ -129,6 +130,11 @@ impl Union {
             let _ = upper.remove_marker(parent, name.bytes());
         }
         removed?;
+        if added && upper.form() == WhiteoutForm::Overlay {
+            // Where the two could not change places.
+            upper.marker_to_device(parent, name.bytes());
+            return Ok(None);
+        }
         if state.marker && !in_lower {
             // Nothing is below any more that the marker would hide.
             let gone = upper.remove_marker(parent, name.bytes()).is_ok();

@@ -82,16 +82,38 @@ impl Union {
     pub(super) fn rename_in_upper(
         upper: &Upper, src: &Side<'_>, dst: &Side<'_>, hide: bool,
     ) -> Result<Option<Left>> {
+        if !dst.state.whiteout_entry || !src.is_dir() {
+            return Self::rename_or_replace(upper, src, dst, hide);
+        }
+        let (from, to) = (src.name.bytes(), dst.name.bytes());
+        // A directory cannot replace the whiteout device; they change places.
+        match sys::at::rename_at(&*src.fd, from, &*dst.fd, to, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) if whiteout_of(to).is_some() => {}
+            result => {
+                result?;
+                if !hide && let Err(e) = sys::at::unlink_at(&*src.fd, from) {
+                    tracing::warn!("a needless whiteout could not be removed: {e}");
+                }
+                return Ok(None);
+            }
+        }
+        upper.device_to_marker(dst.fd.as_fd(), to)?;
+        if let Err(e) = Self::rename_or_replace(upper, src, dst, hide) {
+            upper.marker_to_device(dst.fd.as_fd(), to);
+            return Err(e);
+        }
+        if let Err(e) = upper.remove_marker(dst.fd.as_fd(), to) {
+            // The directory counts as opaque, which it is.
+            tracing::warn!("a whiteout beside a renamed directory could not be removed: {e}");
+        }
+        Ok(None)
+    }
+
+    fn rename_or_replace(
+        upper: &Upper, src: &Side<'_>, dst: &Side<'_>, hide: bool,
+    ) -> Result<Option<Left>> {
         let (from, to) = (src.name.bytes(), dst.name.bytes());
         let rename = |flags| sys::at::rename_at(&*src.fd, from, &*dst.fd, to, flags);
-        if dst.state.whiteout_entry && src.is_dir() {
-            // A directory cannot replace the whiteout device; they change places.
-            rename(RenameFlags::EXCHANGE)?;
-            if !hide && let Err(e) = sys::at::unlink_at(&*src.fd, from) {
-                tracing::warn!("a needless whiteout could not be removed: {e}");
-            }
-            return Ok(None);
-        }
         let marked = Some(Info::hidden(false, true, src.in_lower));
         if !hide || src.state.marker {
             // A whiteout file that is already there goes on hiding what is below.

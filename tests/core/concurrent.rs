@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 use unionfs::mount::open_union;
 use unionfs::options::{Options, WhiteoutForm};
-use unionfs::union::{Caller, FileKind, Make, OpenMode, ROOT, SetAttr, Union};
+use unionfs::union::{Caller, FileKind, Make, ROOT, SetAttr, Union};
 
 use crate::invariants::Raw;
 use crate::plain::prepare_thread;
@@ -29,11 +29,6 @@ const BY_ROOT: Caller = Caller {
     uid: 0,
     gid: 0,
     pid: 0,
-};
-const WRITE: OpenMode = OpenMode {
-    append: false,
-    write: true,
-    truncate: false,
 };
 
 /// Layers on disk: two lowers that share names, an empty upper.
@@ -158,6 +153,8 @@ fn harmless(error: Errno) -> bool {
             | Errno::XDEV
             | Errno::INVAL
             | Errno::PERM
+            // There is an object where a file was to be made.
+            | Errno::STALE
             // Eight other threads may replace the source of a rename again and again.
             | Errno::BUSY
     )
@@ -189,7 +186,7 @@ fn churn(union: &Union, dice: &mut Dice, refs: &mut Refs) {
     }
     let result = match dice.roll(13) {
         0 => union
-            .create(one, name, 0o644, false, WRITE, BY_ROOT, 0)
+            .create(one, name, 0o644, false, BY_ROOT, 0)
             .map(|e| refs.take(e.id)),
         1 => {
             let make = Make::Directory { mode: 0o755 };
@@ -432,7 +429,7 @@ fn a_kept_node_answers_at_every_moment_of_an_unlink_and_of_a_rename_over_it() {
         let end = Instant::now() + race_time();
         while Instant::now() < end {
             let create = |name: &[u8]| {
-                let made = shared.create(ROOT, name, 0o644, true, WRITE, BY_ROOT, 0);
+                let made = shared.create(ROOT, name, 0o644, true, BY_ROOT, 0);
                 made.expect("create").id
             };
             let id = create(b"new");

@@ -100,9 +100,7 @@ fn a_name_that_goes_to_another_object() {
     let second = known(&union, "f").unwrap();
     union.unlink(ROOT, b"f").unwrap();
     assert_eq!(known(&union, "f"), None);
-    let made = union
-        .create(ROOT, b"f", 0o644, true, WRITE, BY_ROOT, 0)
-        .unwrap();
+    let made = union.create(ROOT, b"f", 0o644, true, BY_ROOT, 0).unwrap();
     assert!(![first, second].contains(&made.id));
     for id in [first, second] {
         assert_eq!(union.getattr(id).unwrap().stat.nlink, 0);

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use unionfs::mount::open_union;
 use unionfs::options::ownership::Records;
 use unionfs::options::{Options, parse};
-use unionfs::union::{Caller, Make, OpenMode, ROOT, SetAttr, Union};
+use unionfs::union::{Caller, Make, ROOT, SetAttr, Union};
 
 use crate::harness::{Case, case, run_cases, run_core_with};
 use crate::model::{Dialects, Dir, Node};
@@ -116,14 +116,7 @@ fn ids_go_to_disk_and_back() {
 fn a_write_ends_set_ids_and_capabilities_of_a_record() {
     let base = layers();
     let union = union(base.path(), "xattr_permissions=2");
-    let create = OpenMode {
-        write: true,
-        truncate: false,
-        append: false,
-    };
-    let made = union
-        .create(ROOT, b"f", 0o755, true, create, NOBODY, 0)
-        .unwrap();
+    let made = union.create(ROOT, b"f", 0o755, true, NOBODY, 0).unwrap();
     let id = made.id;
     let arm = || {
         let set = SetAttr {

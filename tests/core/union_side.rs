@@ -161,15 +161,9 @@ impl UnionSide {
             }
             None => {
                 let mode = self.allowed_mode(parent, mode, who)? | libc::S_IFREG;
-                let made = self.union().create(
-                    parent,
-                    name,
-                    mode,
-                    exclusive,
-                    open,
-                    caller(who),
-                    who.umask,
-                )?;
+                let made =
+                    self.union()
+                        .create(parent, name, mode, exclusive, caller(who), who.umask)?;
                 self.made(made)?
             }
         };

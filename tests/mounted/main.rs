@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod behind;
 mod budgets;
 mod budgets_passthrough;
 mod calls;

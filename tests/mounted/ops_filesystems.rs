@@ -268,3 +268,63 @@ fn upper_without_flags_of_rename() {
         m.remount();
     }
 }
+
+/// Directories come and go where whiteout devices stand, though the upper's filesystem cannot let two
+/// objects change places.
+#[test]
+fn whiteout_devices_where_nothing_changes_places() {
+    let long = "n".repeat(250);
+    let mut layers = Stack::of(Dialect::Overlay)
+        .lower(["d/f=1", "e/f=2", "g/f=3", "h/f=4", "i/f=5", "file=6"])
+        .lower([format!("{long}/f=7")])
+        .build();
+    let covered = layers.scratch().join("covered");
+    fs::create_dir(&covered).unwrap();
+    let _upper = Covered::bindfs(&covered, layers.scratch());
+    for (name, at) in [("upper", &mut layers.upper), ("work", &mut layers.work)] {
+        fs::create_dir(covered.join(name)).unwrap();
+        *at = Some(covered.join(name));
+    }
+    let mut m = layers.mount();
+    for name in ["d", "e", "g", "h", "i", &long] {
+        m.unlink(&format!("{name}/f")).unwrap();
+        m.rmdir(name).unwrap();
+    }
+    m.unlink("file").unwrap();
+    // Made where it was, filled, removed and made once more.
+    for name in ["d", "file", &long] {
+        for _ in 0..2 {
+            m.mkdir(name).unwrap();
+            m.assert_ls(name, &[]);
+            m.write(&format!("{name}/n"), "new").unwrap();
+            m.unlink(&format!("{name}/n")).unwrap();
+            m.rmdir(name).unwrap();
+            fails!(m.stat(name), NOENT);
+        }
+        m.mkdir(name).unwrap();
+    }
+    // Renamed there: one that only the upper has, and one that leaves a whiteout itself.
+    m.mkdir("new").unwrap();
+    m.write("new/x", "x").unwrap();
+    m.rename("new", "e").unwrap();
+    m.mkdir("g").unwrap();
+    m.write("g/y", "y").unwrap();
+    m.rename("g", "h").unwrap();
+    m.mkdir("i").unwrap();
+    m.rename("i", "g").unwrap();
+    for _ in 0..2 {
+        m.assert_ls("", &["d", "e", "file", "g", "h", &long]);
+        for name in ["d", "file", "g", &long] {
+            m.assert_ls(name, &[]);
+        }
+        m.assert_ls("e", &["x"]);
+        m.assert_ls("h", &["y"]);
+        m.remount();
+    }
+    let markers = m.afterwards().into_iter().filter(|e| e.contains(".wh."));
+    assert_eq!(
+        markers.collect::<Vec<_>>(),
+        [""; 0],
+        "what overlayfs does not know"
+    );
+}
