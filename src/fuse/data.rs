@@ -97,6 +97,8 @@ pub(super) struct Write {
     pub whole: bool,
     /// The file was opened for writing before.
     pub opened: bool,
+    /// It was opened to append to it.
+    pub appends: bool,
 }
 
 impl Write {
@@ -134,10 +136,11 @@ impl Write {
     }
 
     fn once(&self, union: &Union, offset: u64, data: &[u8]) -> Result<usize> {
-        if self.opened {
-            union.write(self.id, offset, data, self.clear_for)
-        } else {
-            union.write_unopened(self.id, offset, data, self.clear_for)
+        let (id, who) = (self.id, self.clear_for);
+        match (self.opened, self.appends) {
+            (false, _) => union.write_unopened(id, offset, data, who),
+            (true, false) => union.write(id, offset, data, who),
+            (true, true) => union.append(id, offset, data, who),
         }
     }
 }

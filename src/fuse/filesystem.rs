@@ -267,15 +267,17 @@ impl Filesystem for UnionFs {
 
     fn write(
         &self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, data: &[u8],
-        write_flags: WriteFlags, _flags: OpenFlags, _lock_owner: Option<LockOwner>,
+        write_flags: WriteFlags, flags: OpenFlags, _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         let clears = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let whole = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let write = data::Write {
             id: ino.0,
             offset,
             clear_for: clears.then(|| caller(req)),
-            whole: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            whole,
+            appends: flags.0 & libc::O_APPEND != 0 && !whole,
             opened: self.policy.way.has_opens(),
         };
         self.count(Op::Write);

@@ -38,6 +38,23 @@ pub(crate) fn write_full(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usiz
     Ok(done)
 }
 
+/// Writes all of `data`, or as much as fits, each piece to where the file ends at that moment; an error
+/// only when nothing was written.
+pub(crate) fn append_full(fd: impl AsFd, data: &[u8]) -> Result<usize> {
+    let mut done = 0;
+    while done < data.len() {
+        let rest = [std::io::IoSlice::new(&data[done..])];
+        match rustix::io::pwritev2(fd.as_fd(), &rest, 0, rustix::io::ReadWriteFlags::APPEND) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(_) if done > 0 => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
 /// Sets the size.
 pub(crate) fn truncate(fd: impl AsFd, size: u64) -> Result<()> {
     rustix::fs::ftruncate(fd, size)

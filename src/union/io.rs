@@ -76,16 +76,41 @@ impl Union {
         self.write_open(&inode, &file, offset, data, clear_for)
     }
 
+    /// The same for who has the file open to append to it, and takes `offset` for its end.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn append(
+        &self, id: u64, offset: u64, data: &[u8], clear_for: Option<Caller>,
+    ) -> Result<usize> {
+        let inode = self.inodes.get(id)?;
+        if self.nodes.current(&inode) == inode.id {
+            return self.write(id, offset, data, clear_for);
+        }
+        // Each node has a size of its own in the kernel, and may have missed the other's writes.
+        self.ensure_upper(&inode, Need::All)?;
+        let file = self.file(&inode, true)?;
+        self.before_write(&inode, &file, clear_for)?;
+        sys::file::append_full(&*file, data)
+    }
+
     /// Writes to a file of the upper that was opened for it.
     pub(super) fn write_open(
         &self, inode: &Arc<Inode>, file: &OwnedFd, offset: u64, data: &[u8],
         clear_for: Option<Caller>,
     ) -> Result<usize> {
-        self.data_change(inode)?;
-        if let Some(caller) = clear_for {
-            self.clear_set_ids(inode, file, caller)?;
-        }
+        self.before_write(inode, file, clear_for)?;
         sys::file::write_full(file, data, offset)
+    }
+
+    fn before_write(
+        &self, inode: &Arc<Inode>, file: &OwnedFd, clear_for: Option<Caller>,
+    ) -> Result<()> {
+        self.data_change(inode)?;
+        match clear_for {
+            Some(caller) => self.clear_set_ids(inode, file, caller),
+            None => Ok(()),
+        }
     }
 
     /// Flushes a file or directory to stable storage.

@@ -200,6 +200,38 @@ fn linked_files() {
     m.assert_ls("d", &[]);
 }
 
+/// Two nodes of a file may each have a size of their own. What is appended goes to the end of the file
+/// all the same, by way of the daemon too, which writes where set-id bits are watched.
+#[test]
+fn appended_through_two_nodes() {
+    let m = Stack::new()
+        .lower(["f=begin", "f~g | mode=02755"])
+        .mount_with(OPEN);
+    let _known = m.remembered(&["f", "g"]);
+    let old = m.open("f", OFlags::RDONLY).unwrap();
+    let append = OFlags::WRONLY | OFlags::APPEND;
+    let first = m.open("f", append).unwrap();
+    let released = count(&m, &[Op::Release]);
+    drop(old);
+    let gone = || (count(&m, &[Op::Release]) > released).then_some(());
+    wait_for(Duration::from_secs(20), gone).unwrap();
+    let second = m.open("g", append).unwrap();
+    let mut text = "begin".to_owned();
+    for round in 0..5 {
+        for (fd, who) in [(&first, "first"), (&second, "2nd")] {
+            let line = format!("{who}{round}\n");
+            assert_eq!(rustix::io::write(fd, line.as_bytes()), Ok(line.len()));
+            text += &line;
+        }
+    }
+    let written = count(&m, &[Op::Write]);
+    assert!(written >= 10, "{written}");
+    assert_eq!(fs::read_to_string(m.up("f")).unwrap(), text);
+    for name in ["f", "g"] {
+        m.assert_file(name, &text);
+    }
+}
+
 /// Names that come and go while an old descriptor is open.
 #[test]
 fn renamed_and_removed() {
