@@ -149,7 +149,8 @@ impl Filesystem for UnionFs {
             atime,
             mtime,
         };
-        if let (Some(table), Some(mode)) = (&self.passthrough, mode) {
+        let table = self.passthrough.clone().filter(|_| mode.is_some());
+        if let (Some(table), Some(mode)) = (&table, mode) {
             table.mode_changes(&self.union, ino.0, mode);
         }
         let who = caller(req);
@@ -161,6 +162,9 @@ impl Filesystem for UnionFs {
             } else {
                 union.setattr(ino.0, &set, who)
             };
+            if let Some(table) = table {
+                table.mode_changed(union, ino.0);
+            }
             reply::attr(reply, result, policy);
         });
     }

@@ -402,6 +402,11 @@ impl Passthrough {
         if mode & (libc::S_ISUID | libc::S_ISGID) != 0 {
             union.set_ids_may_go(id);
         }
+        self.mode_changed(union, id);
+    }
+
+    /// The mode of a file was changed: who opened it meanwhile may have seen the one before.
+    pub fn mode_changed(&self, union: &Union, id: u64) {
         self.change_all(union, id, |node| node.guarded = None);
     }
 
@@ -425,8 +430,9 @@ impl Passthrough {
         if let Some(mut node) = self.nodes.get_mut(&id)
             && node.opens > 0
             && node.backing.is_some()
+            && let Some(file) = file()
         {
-            node.old = file();
+            node.old = Some(file);
         }
     }
 

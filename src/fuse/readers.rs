@@ -244,7 +244,7 @@ impl Readers {
                 // What a sole client asks for waits too, but not beside what it asked for before.
                 let busy = seen.iter().filter(|&turn| turn % 2 == 1).count();
                 let is_left = busy >= wanted && sys::fd::is_readable(connection);
-                crowd = self.weigh(wanted, crowd, is_left);
+                crowd = self.weigh((wanted, stuck), crowd, is_left);
             }
             if seen == before && seen.iter().all(|turn| turn % 2 == 0) {
                 self.want(1);
@@ -254,15 +254,16 @@ impl Readers {
         }
     }
 
-    /// One more reads, or one less, as it has been crowded; returns by how much it is now.
-    fn weigh(&self, wanted: usize, crowd: u32, is_left: bool) -> u32 {
+    /// One more reads, or one less, as it has been crowded; returns by how much it is now. One that is
+    /// not stuck always stays.
+    fn weigh(&self, (wanted, stuck): (usize, usize), crowd: u32, is_left: bool) -> u32 {
         match (is_left, crowd) {
             (true, CROWDED) if wanted < self.most => {
                 self.want(wanted + 1);
                 AFRESH
             }
             (true, _) => (crowd + 1).min(CROWDED),
-            (false, 0) if wanted > 1 => {
+            (false, 0) if wanted > stuck + 1 => {
                 self.want(wanted - 1);
                 AFRESH
             }
@@ -381,21 +382,25 @@ mod tests {
         let readers = Readers::new(4);
         readers.wanted.store(1, Ordering::Release);
         let mut crowd = 0;
-        let weigh = |crowd, is_left| {
+        let weigh = |crowd, is_left, stuck| {
             let wanted = readers.wanted.load(Ordering::Acquire);
-            readers.weigh(wanted, crowd, is_left)
+            readers.weigh((wanted, stuck), crowd, is_left)
         };
         for _ in 0..1000 {
-            crowd = weigh(crowd, true);
-            crowd = weigh(crowd, false);
+            crowd = weigh(crowd, true, 0);
+            crowd = weigh(crowd, false, 0);
         }
         assert_eq!(readers.wanted.load(Ordering::Acquire), 1);
         for _ in 0..1000 {
-            crowd = weigh(crowd, true);
+            crowd = weigh(crowd, true, 0);
         }
         assert_eq!(readers.wanted.load(Ordering::Acquire), 4);
-        for _ in 0..1000 {
-            crowd = weigh(crowd, false);
+        for stuck in [2, 1, 0] {
+            for _ in 0..1000 {
+                crowd = weigh(crowd, false, stuck);
+            }
+            let left = readers.wanted.load(Ordering::Acquire);
+            assert_eq!(left, stuck + 1, "one of them is not stuck");
         }
         assert_eq!(readers.wanted.load(Ordering::Acquire), 1);
     }

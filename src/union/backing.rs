@@ -146,12 +146,16 @@ impl Union {
         self.data_moved.set(listener);
     }
 
-    /// The data of the inode were in the file that is cached for `usage` of `layer`.
-    pub(super) fn tell_data_moved(&self, inode: &Inode, layer: LayerIndex, usage: Use) {
+    /// The data of the inode were in the file `source`, or else in the one that is cached for that use of
+    /// that layer.
+    pub(super) fn tell_data_moved(
+        &self, inode: &Inode, (layer, usage): (LayerIndex, Use), source: Option<&Arc<OwnedFd>>,
+    ) {
         let Some(listener) = self.data_moved.get() else {
             return;
         };
-        let file = || self.descriptors.file((inode.serial, layer, usage));
+        let cached = || self.descriptors.file((inode.serial, layer, usage));
+        let file = || source.cloned().or_else(cached);
         for id in self.node_ids(inode.id).unwrap_or_default() {
             listener(id, &file);
         }

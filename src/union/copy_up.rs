@@ -51,6 +51,8 @@ pub(super) struct Copy {
     links: u64,
     /// The data were left where they are.
     leaves_data: bool,
+    /// Where its data come from.
+    source: Option<Arc<OwnedFd>>,
 }
 
 /// The object itself.
@@ -72,6 +74,8 @@ pub(super) struct Filled {
     leaves_data: bool,
     /// What became of the data else.
     pub copied: Copied,
+    /// Where they come from.
+    source: Arc<OwnedFd>,
 }
 
 impl Copy {
@@ -82,6 +86,7 @@ impl Copy {
             body: Body::Named(temp, None),
             links,
             leaves_data: false,
+            source: None,
         })
     }
 
@@ -148,8 +153,10 @@ impl Union {
             FileKind::Directory => self.copy_dir(inode)?,
             _ => self.copy_node(inode)?,
         };
+        // It may have been let go meanwhile, and who reads it needs it on.
+        let source = copy.source.clone();
         self.publish(inode, copy)?;
-        self.tell_data_moved(inode, from, Use::Read);
+        self.tell_data_moved(inode, (from, Use::Read), source.as_ref());
         self.drop_lower_file(inode, from);
         tracing::debug!(inode = inode.ino(), from, "copied up");
         Ok(())
@@ -175,6 +182,7 @@ impl Union {
             made: filled.made,
             links: filled.links,
             leaves_data: filled.leaves_data,
+            source: Some(filled.source),
         })
     }
 
@@ -226,6 +234,7 @@ impl Union {
             links: stat.nlink,
             leaves_data,
             copied,
+            source: src,
         })
     }
 

@@ -58,8 +58,10 @@ pub(crate) struct Dir {
     pub subdirs: Subdirs,
     /// What its names stand for, if that is known (a leaf of the lock order).
     pub known: RwLock<Option<Box<Kept>>>,
-    /// How often [`Self::known`] was forgotten.
+    /// How often names have changed, or [`Self::known`] was forgotten.
     pub changes: AtomicUsize,
+    /// It stands in the ring of those with such a listing.
+    pub in_turns: AtomicBool,
     /// Looks into layers for single names since it was last read.
     pub looks: AtomicUsize,
     /// After so many it is time to read it.
@@ -74,6 +76,7 @@ impl Dir {
             subdirs: Subdirs::new(subdirs),
             known: RwLock::default(),
             changes: AtomicUsize::new(0),
+            in_turns: AtomicBool::new(false),
             looks: AtomicUsize::new(0),
             looks_due: AtomicUsize::new(FIRST_LOOKS_DUE),
         }

@@ -424,8 +424,11 @@ impl InodeTable {
             if left.is_ok_and(|before| before > count) {
                 continue;
             }
-            // A lookup may have taken a reference since; then the inode stays.
-            let unused = |i: &Inode| i.refs.load(Ordering::Acquire) == 0;
+            // A lookup may have taken a reference since; then the inode stays. Or it is gone already, and
+            // another one has its id.
+            let unused = |i: &Inode| {
+                std::ptr::eq(i, &raw const *inode) && i.refs.load(Ordering::Acquire) == 0
+            };
             if !self.by_id.remove_if(id, unused) {
                 continue;
             }

@@ -91,8 +91,8 @@ impl Keeper {
         }
     }
 
-    /// Keeps a listing.
-    fn keep(&self, inode: &Arc<Inode>, dir: &Dir, names: Names) {
+    /// Keeps a listing; for being read on only, unless it `lasts`.
+    fn keep(&self, inode: &Arc<Inode>, dir: &Dir, names: Names, lasts: bool) {
         let mut share = Share {
             all: Arc::clone(&self.bytes),
             own: 0,
@@ -100,10 +100,13 @@ impl Keeper {
         share.set(BYTES_PER_DIRECTORY + names.bytes());
         *dir.known.write() = Some(Box::new(Kept {
             names,
-            lasts: self.names_last,
+            lasts: lasts && self.names_last,
             used: AtomicBool::new(true),
             share,
         }));
+        if dir.in_turns.swap(true, Ordering::AcqRel) {
+            return self.shrink(inode);
+        }
         let mut ring = self.ring.lock();
         ring.push_back(Arc::downgrade(inode));
         if ring.len() > 2 * self.least.load(Ordering::Relaxed) + 1024 {
@@ -129,14 +132,18 @@ impl Keeper {
             let Some(dir) = &inode.dir else { continue };
             let mut known = dir.known.write();
             match &*known {
-                None => {}
+                // Under this lock: who keeps a listing looks for its place in the ring afterwards.
+                None => dir.in_turns.store(false, Ordering::Release),
                 Some(kept)
                     if kept.used.swap(false, Ordering::Relaxed) || Arc::ptr_eq(&inode, last) =>
                 {
                     drop(known);
                     self.ring.lock().push_back(next);
                 }
-                Some(_) => *known = None,
+                Some(_) => {
+                    *known = None;
+                    dir.in_turns.store(false, Ordering::Release);
+                }
             }
         }
     }
@@ -197,18 +204,23 @@ impl Dir {
     ///
     /// Precondition: the names or the tree lock are written.
     pub fn forget_names(&self) {
-        // Whoever is reading the directory at this moment must not keep what he read.
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.changed();
         let old = self.known.write().take();
         drop(old);
     }
 
-    /// Forgets the listing if it is too large to stay.
-    fn forget_large(&self) {
+    /// Forgets the listing if it was for being read to its end, or is too large to stay.
+    fn forget_read(&self) {
         let mut known = self.known.write();
-        if known.as_ref().is_some_and(|k| k.names.bytes() > BUDGET / 2) {
+        let goes = |kept: &Kept| !kept.lasts || kept.names.bytes() > BUDGET / 2;
+        if known.as_deref().is_some_and(goes) {
             *known = None;
         }
+    }
+
+    /// Whoever is reading the directory at this moment must not keep what he read.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Makes a change to the listing, if it is known.
@@ -233,6 +245,7 @@ impl NamesWrite<'_> {
     /// Says what a name stands for from now on; nothing when it is gone, and the upper hides nothing
     /// there. `new` is given what it stood for.
     pub(super) fn note(&self, name: &[u8], new: impl FnOnce(Option<Info>) -> Option<Info>) {
+        self.dir().changed();
         self.dir().change(|names| {
             let old = names.get(name).map(|(info, _)| info);
             !old.is_some_and(|old| old.odd) && names.set(name, new(old), &[])
@@ -242,6 +255,7 @@ impl NamesWrite<'_> {
 
     /// Says that the upper has an object of its own now where lowers showed it.
     pub fn note_copied_up(&self, name: &[u8]) {
+        self.dir().changed();
         self.dir().change(|names| {
             let Some((old, below)) = names.get(name) else {
                 return false;
@@ -266,7 +280,7 @@ impl Union {
         if let Some(dir) = &inode.dir
             && dir.stack.read().len() == 1
         {
-            self.known_names.keep(inode, dir, Names::default());
+            self.known_names.keep(inode, dir, Names::default(), true);
         }
     }
 
@@ -304,6 +318,11 @@ impl Union {
             dir.looks_due.store(due, Ordering::Relaxed);
             return Ok(());
         }
+        if size > BUDGET as u64 / 2 {
+            // It could not be kept, as names take no less there.
+            dir.looks_due.store(usize::MAX, Ordering::Relaxed);
+            return Ok(());
+        }
         let changes = dir.changes.load(Ordering::Acquire);
         let names = self.read_names(&stack, &fds)?;
         if names.bytes() > BUDGET / 2 {
@@ -315,10 +334,10 @@ impl Union {
         Ok(())
     }
 
-    /// Keeps the listing of a directory unless it was forgotten since there were so many `changes`;
-    /// then returns it.
+    /// Keeps the listing of a directory unless its names have changed since there were so many
+    /// `changes`; then returns it.
     ///
-    /// Precondition: the tree lock and the directory's names are held, the latter since then.
+    /// Precondition: the tree lock and the directory's names are held.
     pub(super) fn keep_names(
         &self, inode: &Arc<Inode>, dir: &Dir, changes: usize, names: Names,
     ) -> Option<Names> {
@@ -327,37 +346,48 @@ impl Union {
         if !is_same || self.tree.is_written() || inode.is_unlinked() {
             return Some(names);
         }
-        self.known_names.keep(inode, dir, names);
+        self.known_names.keep(inode, dir, names, true);
         None
     }
 
-    /// Reads a directory whole and keeps the listing. Returns it if it cannot be kept.
+    /// Reads a directory whole and keeps the listing, if only for being read on where its names have
+    /// changed meanwhile. Returns it if it cannot be kept.
     ///
-    /// Precondition: no lock is held. The tree lock is not while the directory is read: a handle
-    /// stays right when an ancestor moves.
+    /// Precondition: no lock is held. None is while the directory is read, which may take long: a handle
+    /// stays right when an ancestor moves, and changes are counted.
     pub(super) fn read_and_keep(&self, inode: &Arc<Inode>) -> Result<Option<Names>> {
         let dir = dir_of(inode)?;
         let tree = self.tree.read();
-        let _names = dir.read_names();
         if inode.is_unlinked() {
             return Ok(Some(Names::default()));
         }
-        let stack = inode.stack();
+        // A change that is under way counts when it is done.
         let changes = dir.changes.load(Ordering::Acquire);
+        let stack = inode.stack();
         let fds = stack.iter().map(|part| self.dir_fd(inode, part.layer));
         let fds = fds.collect::<Result<SmallVec<[_; 4]>>>()?;
         drop(tree);
         let names = self.read_names(&stack, &fds)?;
-        let Some(_tree) = self.tree.try_read() else {
-            return Ok(Some(names));
+        let names = match self.tree.try_read() {
+            Some(_tree) => {
+                let _names = dir.read_names();
+                self.keep_names(inode, dir, changes, names)
+            }
+            None => Some(names),
         };
-        Ok(self.keep_names(inode, dir, changes, names))
+        if let Some(names) = names {
+            if inode.is_unlinked() {
+                return Ok(Some(names));
+            }
+            self.known_names.keep(inode, dir, names, false);
+        }
+        Ok(None)
     }
 
     /// The listing of a directory was read to its end.
     pub(super) fn end_of_listing(inode: &Inode) {
         if let Some(dir) = &inode.dir {
-            dir.forget_large();
+            dir.forget_read();
         }
     }
 
@@ -369,6 +399,7 @@ impl Union {
         let ring: Vec<_> = self.known_names.ring.lock().drain(..).collect();
         for inode in ring.iter().filter_map(Weak::upgrade) {
             if let Some(dir) = &inode.dir {
+                dir.in_turns.store(false, Ordering::Release);
                 dir.forget_names();
             }
         }
@@ -386,7 +417,7 @@ impl Union {
             let Ok(dir) = dir_of(&inode) else { continue };
             let _tree = self.tree.read();
             let _names = dir.read_names();
-            let Some(known) = dir.with_names(Clone::clone) else {
+            let Some(known) = dir.with_lasting_names(Clone::clone) else {
                 continue;
             };
             if inode.is_unlinked() {
@@ -450,22 +481,32 @@ mod tests {
         let keeper = Keeper::new(true);
         let dirs: Vec<_> = (2..7).map(directory).collect();
         for inode in &dirs {
-            keeper.keep(inode, inode.dir.as_ref().unwrap(), listing(50_000));
+            keeper.keep(inode, inode.dir.as_ref().unwrap(), listing(50_000), true);
             assert!(is_known(inode), "what was kept last stays");
             assert!(keeper.bytes.load(Ordering::Relaxed) <= BUDGET);
         }
         let known = dirs.iter().filter(|inode| is_known(inode)).count();
         assert!((1..dirs.len()).contains(&known));
         let large = directory(9);
-        keeper.keep(&large, large.dir.as_ref().unwrap(), listing(300_000));
+        keeper.keep(&large, large.dir.as_ref().unwrap(), listing(300_000), true);
         assert!(is_known(&large) && !dirs.iter().any(|inode| is_known(inode)));
         Union::end_of_listing(&large);
         assert!(!is_known(&large));
         assert_eq!(keeper.bytes.load(Ordering::Relaxed), 0);
         for id in 10..10_000 {
             let inode = directory(id);
-            keeper.keep(&inode, inode.dir.as_ref().unwrap(), Names::default());
+            keeper.keep(&inode, inode.dir.as_ref().unwrap(), Names::default(), true);
         }
         assert!(keeper.ring.lock().len() < 2_000, "those that are gone go");
+        let living = directory(10_000);
+        for _ in 0..10_000 {
+            keeper.keep(
+                &living,
+                living.dir.as_ref().unwrap(),
+                Names::default(),
+                true,
+            );
+        }
+        assert!(keeper.ring.lock().len() < 2_000, "each stands there once");
     }
 }

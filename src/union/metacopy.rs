@@ -101,7 +101,7 @@ impl Union {
     /// Says that a file has its data itself.
     pub(super) fn forget_data(&self, inode: &Inode) {
         if let Some(data) = inode.own_data() {
-            self.tell_data_moved(inode, data.layer, Use::Data);
+            self.tell_data_moved(inode, (data.layer, Use::Data), None);
             self.descriptors.drop_data(inode, data.layer);
         }
     }
@@ -281,6 +281,11 @@ impl Union {
             upper.order.settle(&dst, copied)?;
         }
         elsewhere::clear_metacopy(dst.as_fd(), b"")?;
+        if let Some(data) = inode.data() {
+            // It may have been let go meanwhile, and who reads it needs it on.
+            let key = (inode.serial, data.layer, Use::Data);
+            self.descriptors.keep(key, src);
+        }
         self.forget_data(inode);
         tracing::debug!(inode = inode.ino(), "data copied up");
         Ok(())

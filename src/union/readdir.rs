@@ -111,6 +111,7 @@ impl Union {
     /// All entries of a directory, ordered by position, with numbers as we know them: those that users
     /// see may be cut.
     pub(super) fn listing(&self, inode: &Arc<Inode>) -> Result<Vec<DirEntry>> {
+        dir_of(inode)?.forget_short_lived();
         let mut own = None;
         let mut entries = Vec::new();
         let mut from = FIRST_POSITION;

@@ -68,10 +68,13 @@ impl Union {
         let known = self.known(parent, name, &found);
         let inode = known.as_ref().map(|k| Arc::clone(&k.inode));
         // Nothing may be made in a directory between the look into it and its end.
-        let _victim = inode
+        let victim = inode
             .as_ref()
             .and_then(|i| i.dir.as_deref())
             .map(|victim| victim.write_second_names());
+        if let Some(victim) = &victim {
+            victim.unchanged();
+        }
         if want_dir && !self.is_empty(parent, name, &found, inode.as_ref())? {
             return Err(Errno::NOTEMPTY);
         }
@@ -81,6 +84,9 @@ impl Union {
         let fd = self.dir_fd(parent, 0)?;
         let losing = losing.map(|losing| (losing, parent, name));
         names.unsettle();
+        if let Some(victim) = &victim {
+            victim.unsettle();
+        }
         let left = self.lose(losing, false, || {
             self.remove_from_upper(fd.as_fd(), name, state, in_lower)
         })?;

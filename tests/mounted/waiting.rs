@@ -12,7 +12,7 @@ use fuser::{
     BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo,
     LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyXattr, Request,
 };
-use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::fs::{AtFlags, CWD, RenameFlags, StatxFlags};
 use rustix::mount::UnmountFlags;
 
 use crate::process::{copied_by_open, wait_for, waiting};
@@ -28,8 +28,11 @@ const TTL: Duration = Duration::from_secs(3600);
 /// Reads that wait to be answered; `None` when none has to.
 type Held = Arc<Mutex<Option<Vec<(ReplyData, u32)>>>>;
 
+/// The same for reading the directory.
+type HeldLists = Arc<Mutex<Option<Vec<(ReplyDirectory, u64)>>>>;
+
 /// A filesystem with one file, of zeros.
-struct Slow(Held);
+struct Slow(Held, HeldLists);
 
 impl Slow {
     fn attr(ino: INodeNo) -> FileAttr {
@@ -72,13 +75,12 @@ impl Filesystem for Slow {
     }
 
     fn readdir(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, offset: u64,
-        mut reply: ReplyDirectory,
+        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory,
     ) {
-        if offset == 0 {
-            let _ = reply.add(BIG, 1, FileType::RegularFile, "big");
+        match self.1.lock().unwrap().as_mut() {
+            Some(held) => held.push((reply, offset)),
+            None => list(reply, offset),
         }
-        reply.ok();
     }
 
     fn read(
@@ -107,21 +109,34 @@ impl Filesystem for Slow {
     }
 }
 
+fn list(mut reply: ReplyDirectory, offset: u64) {
+    if offset == 0 {
+        let _ = reply.add(BIG, 1, FileType::RegularFile, "big");
+    }
+    reply.ok();
+}
+
 /// Such a filesystem, mounted.
 struct SlowLower {
     at: tempfile::TempDir,
     held: Held,
+    lists: HeldLists,
     server: Option<BackgroundSession>,
 }
 
 impl SlowLower {
     fn new() -> Self {
         let at = tempfile::tempdir().unwrap();
-        let held = Held::default();
-        let slow = Slow(Arc::clone(&held));
+        let (held, lists) = (Held::default(), HeldLists::default());
+        let slow = Slow(Arc::clone(&held), Arc::clone(&lists));
         let server = fuser::spawn_mount(slow, at.path(), &fuser::Config::default()).unwrap();
         let server = Some(server);
-        Self { at, held, server }
+        Self {
+            at,
+            held,
+            lists,
+            server,
+        }
     }
 
     /// Below it one with files that are not held up, and an upper.
@@ -150,6 +165,10 @@ impl SlowLower {
         let held = self.held.lock().unwrap().take();
         for (reply, size) in held.into_iter().flatten() {
             reply.data(&vec![0; size as usize]);
+        }
+        let lists = self.lists.lock().unwrap().take();
+        for (reply, offset) in lists.into_iter().flatten() {
+            list(reply, offset);
         }
     }
 }
@@ -247,4 +266,43 @@ fn data_of_a_metacopy_that_are_fetched_stop_nothing_else() {
     file.write_all_at(&vec![0; SIZE as usize], 0).unwrap();
     m.mount_again();
     rest_goes_on(&slow, &m, WRITERS, open);
+}
+
+/// A directory is being read for long, while names in it change and one of its files is copied up.
+#[test]
+fn a_directory_that_is_being_read_stops_nothing_else() {
+    let slow = SlowLower::new();
+    let m = slow.stack(Dialect::Aufs, "");
+    stat(&m.p("other0"));
+    // After that the directory has to be read anew.
+    m.rename_with("other3", "other4", RenameFlags::EXCHANGE)
+        .unwrap();
+    *slow.lists.lock().unwrap() = Some(Vec::new());
+    let root = m.path().to_owned();
+    let reader = thread::spawn(move || crate::calls::list(&root));
+    let is_held = || {
+        let lists = slow.lists.lock().unwrap();
+        lists.as_ref().is_some_and(|l| !l.is_empty()).then_some(())
+    };
+    wait_for(Duration::from_secs(20), is_held).expect("the lower is asked");
+    let path = m.p("other0");
+    // The kernel lets nobody change names of a directory that is being read, but attributes.
+    let change = thread::spawn(move || {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    });
+    let is_done = || change.is_finished().then_some(());
+    let done = wait_for(Duration::from_secs(20), is_done);
+    let is_held_still = is_held().is_some();
+    slow.let_go();
+    change.join().unwrap();
+    done.expect("a file is copied up meanwhile");
+    assert!(is_held_still);
+    let names = reader.join().unwrap();
+    assert_eq!(names.len(), 101);
+    m.unlink("other1").unwrap();
+    m.write("new", "").unwrap();
+    let now = m.ls("");
+    assert!(now.len() == 101 && !now.contains(&"other1".to_owned()));
+    assert_eq!(m.mode("other0"), 0o600);
+    m.assert_file("new", "");
 }
