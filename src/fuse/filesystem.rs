@@ -22,6 +22,7 @@ use super::convert::{self, caller, errno};
 use super::data;
 use super::dropping::Dropping;
 use super::init::MAX_WRITE;
+use super::opening::number_of;
 use super::passthrough::Passthrough;
 use super::policy::{NEVER, Policy};
 use super::reply;
@@ -314,9 +315,9 @@ impl Filesystem for UnionFs {
         reply.ok();
     }
 
-    fn fsync(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _req: &Request, ino: INodeNo, fh: FileHandle, data: bool, reply: ReplyEmpty) {
         self.slowly(Op::Fsync, move |union| {
-            reply::empty(reply, union.fsync(ino.0, data));
+            reply::empty(reply, union.fsync(ino.0, number_of(fh), data));
         });
     }
 
@@ -324,7 +325,7 @@ impl Filesystem for UnionFs {
         &self, _req: &Request, ino: INodeNo, _fh: FileHandle, data: bool, reply: ReplyEmpty,
     ) {
         self.slowly(Op::Fsyncdir, move |union| {
-            reply::empty(reply, union.fsync(ino.0, data));
+            reply::empty(reply, union.fsync(ino.0, 0, data));
         });
     }
 

@@ -35,7 +35,7 @@ impl UnionFs {
                 Some(table) => table.open(union, opening, who, |file| reply.open_backing(file)),
                 None => union
                     .open(opening.id, opening.mode, who)
-                    .map(|()| through_us(flags)),
+                    .map(|()| through_us(union, flags)),
             };
             match opened {
                 Ok(Opened {
@@ -65,7 +65,10 @@ impl UnionFs {
         opening.id = entry.id;
         let opened = match &self.passthrough {
             Some(table) => open_made(table, &self.union, opening, &entry, &reply),
-            None => Ok(through_us(self.policy.open_flags(opening.mode.write))),
+            None => Ok(through_us(
+                &self.union,
+                self.policy.open_flags(opening.mode.write),
+            )),
         };
         let opened = match opened {
             Ok(opened) => opened,
@@ -91,10 +94,23 @@ impl UnionFs {
     }
 }
 
+/// Bits of a file handle below the number of the open; [`super::passthrough`] uses them.
+const HANDLE_BITS: u32 = 2;
+
+/// The handle of another open.
+pub(super) fn handle_of(union: &Union, bits: u64) -> FileHandle {
+    FileHandle(union.number_of_open() << HANDLE_BITS | bits)
+}
+
+/// The number of the open that has this handle; 0 where opens are not seen.
+pub(super) fn number_of(handle: FileHandle) -> u64 {
+    handle.0 >> HANDLE_BITS
+}
+
 /// An open file whose data go through us.
-fn through_us(flags: FopenFlags) -> Opened {
+fn through_us(union: &Union, flags: FopenFlags) -> Opened {
     Opened {
-        handle: FileHandle(0),
+        handle: handle_of(union, 0),
         flags,
         backing: None,
     }

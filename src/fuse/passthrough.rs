@@ -27,12 +27,14 @@ use crate::sys::{Errno, Result, cred};
 use crate::union::{Caller, OpenMode, Source, Union};
 
 use super::io::Way;
+use super::opening::handle_of;
 
 /// Ids that are kept though nothing is open. Each holds an inode of a layer in the kernel's memory,
 /// 1 to 2 KiB, and no descriptor of ours.
 const MAX_IDLE: usize = 16_384;
 
-/// Bits of a file handle: it is counted here, and it may be mapped for writing.
+/// Bits of a file handle, beside the number of the open: it is counted here, and it may be mapped for
+/// writing.
 const COUNTED: u64 = 1;
 const MAPS: u64 = 2;
 
@@ -243,7 +245,7 @@ impl Passthrough {
             node.guarded = Some(guarded);
         }
         Ok(Joined::Yes(Opened {
-            handle: FileHandle(handle),
+            handle: handle_of(union, handle),
             flags,
             backing: node.backing.clone(),
         }))

@@ -8,6 +8,7 @@
 //! with its own id, a set-user-id program of theirs would run as this user.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::Mode;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets, UnshareFlags};
@@ -42,6 +43,9 @@ thread_local! {
     static TAKEN: Cell<Option<(u32, u32)>> = const { Cell::new(None) };
 }
 
+/// Threads share a umask, so none knows what it is.
+static SHARED_UMASK: AtomicBool = AtomicBool::new(false);
+
 /// Gives this thread a umask and credentials of its own.
 fn prepare() -> Own {
     if let Some(own) = OWN.get() {
@@ -52,7 +56,9 @@ fn prepare() -> Own {
     if let Err(e) = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) } {
         // A sandbox may forbid unshare; the umask is then shared by the threads, and modes of
         // objects made at the same moment may be wrong. Better to say so than to be silent.
-        tracing::warn!("unshare(CLONE_FS) failed ({e}): umasks of concurrent callers may mix");
+        if !SHARED_UMASK.swap(true, Ordering::AcqRel) {
+            tracing::warn!("unshare(CLONE_FS) failed ({e}): umasks of concurrent callers may mix");
+        }
     }
     let own = Own {
         uid: own_uid(),
@@ -173,7 +179,7 @@ impl Drop for AsCaller {
 }
 
 fn set_umask(mask: u32) {
-    if UMASK.get() != mask {
+    if UMASK.get() != mask || SHARED_UMASK.load(Ordering::Acquire) {
         rustix::process::umask(Mode::from_raw_mode(mask & 0o777));
         UMASK.set(mask);
     }

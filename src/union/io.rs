@@ -113,30 +113,39 @@ impl Union {
         }
     }
 
-    /// Flushes a file or directory to stable storage.
+    /// Flushes a file or directory to stable storage; `open` is the number of the open that asks, 0 if it
+    /// has none.
     ///
     /// # Errors
-    /// What fsync(2) gives.
-    pub fn fsync(&self, id: u64, data_only: bool) -> Result<()> {
+    /// What fsync(2) gives, also what it gave before to another who had the file open at the same time.
+    pub fn fsync(&self, id: u64, open: u64, data_only: bool) -> Result<()> {
         let inode = self.inodes.get(id)?;
-        if self.volatile || !self.in_upper(&inode) {
+        let result = self.flush_to_disk(&inode, data_only);
+        if inode.kind == FileKind::Directory {
+            return result;
+        }
+        self.told.tell(&inode, open, result)
+    }
+
+    fn flush_to_disk(&self, inode: &Arc<Inode>, data_only: bool) -> Result<()> {
+        if self.volatile || !self.in_upper(inode) {
             // A lower is not changed, so it has nothing to flush.
             return Ok(());
         }
         if inode.kind == FileKind::Directory {
             let dir = {
                 let _tree = self.tree.read();
-                let path = self.dir_fd(&inode, 0)?;
+                let path = self.dir_fd(inode, 0)?;
                 self.with_descriptors(|| sys::fd::reopen_dir(&*path))?
             };
             return sys::file::sync(&dir, data_only);
         }
         if inode.is_borrowed() {
-            let own = self.with_real(&inode, |real| self.open_real(real, 0, false))?;
+            let own = self.with_real(inode, |real| self.open_real(real, 0, false))?;
             return sys::file::sync(&own, data_only);
         }
         // Any descriptor will do, and the file may be one that cannot be opened for writing.
-        let file = self.file(&inode, false)?;
+        let file = self.file(inode, false)?;
         sys::file::sync(&*file, data_only)
     }
 

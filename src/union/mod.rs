@@ -64,6 +64,7 @@ mod rename_disk;
 mod rename_names;
 mod stage;
 mod stale;
+mod told;
 pub mod types;
 mod work;
 mod xattr;
@@ -90,6 +91,7 @@ use plink_table::Plinks;
 use rank::TreeLock;
 use stale::Stale;
 pub(crate) use stale::What;
+use told::Told;
 pub use types::{Attr, Caller, DirEntry, Entry, Keep, Make, OpenMode, SetAttr, SetTime, StatFs};
 pub use work::Work;
 
@@ -115,6 +117,7 @@ pub struct Union {
     sum_statfs: bool,
     stale: Stale,
     nodes: Nodes,
+    told: Told,
     data_moved: DataMoved,
     owners: Owners,
     plinks: Plinks,
@@ -196,6 +199,7 @@ impl Union {
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),
             nodes: Nodes::default(),
+            told: Told::default(),
             data_moved: DataMoved::default(),
             owners: settings.owners,
             elsewhere: settings.elsewhere,
@@ -243,6 +247,7 @@ impl Union {
             }
             self.descriptors.forget(&inode);
             self.forget_node(&inode);
+            self.forget_told(&inode);
         }
     }
 

@@ -110,7 +110,7 @@ fn many_unlinked_files_stay_usable_with_few_descriptors() {
             b"upper more"
         };
         assert_eq!(&buf[..n], expected, "{at}");
-        union.fsync(*id, false).unwrap();
+        union.fsync(*id, 0, false).unwrap();
     }
     for id in kept {
         union.forget(id, 1);

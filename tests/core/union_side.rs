@@ -286,7 +286,7 @@ impl UnionSide {
             Action::Allocate { mode, offset, len } => {
                 union.fallocate(id, *mode as i32, *offset, *len, caller(who))?;
             }
-            Action::Sync { data_only } => union.fsync(id, *data_only)?,
+            Action::Sync { data_only } => union.fsync(id, 0, *data_only)?,
             _ => {
                 union.getattr(id)?;
             }

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -34,6 +35,8 @@ pub enum Event {
 type Log = Arc<Mutex<Vec<Event>>>;
 
 struct Disk {
+    /// Writes fail.
+    fails: Arc<AtomicBool>,
     content: File,
     size: u64,
     log: Log,
@@ -98,7 +101,8 @@ impl Filesystem for Disk {
         _write_flags: WriteFlags, _flags: OpenFlags, _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        if self.content.write_all_at(data, offset).is_err() {
+        let fails = self.fails.load(Ordering::SeqCst);
+        if fails || self.content.write_all_at(data, offset).is_err() {
             return reply.error(Errno::EIO);
         }
         let event = Event::Write(offset, data.to_vec());
@@ -118,6 +122,8 @@ impl Filesystem for Disk {
 pub struct Logged {
     /// Where the filesystem is mounted.
     pub at: PathBuf,
+    /// While this is set, writes fail.
+    pub fails: Arc<AtomicBool>,
     base: PathBuf,
     log: Log,
     server: Option<(LoopMount, BackgroundSession)>,
@@ -142,7 +148,9 @@ impl Logged {
             .arg(at("base")));
         copy_sparse(&at("base"), &at("content"));
         let log = Log::default();
+        let fails = Arc::new(AtomicBool::new(false));
         let disk = Disk {
+            fails: Arc::clone(&fails),
             content: open(&at("content")),
             size,
             log: Arc::clone(&log),
@@ -151,6 +159,7 @@ impl Logged {
         let mount = LoopMount::new(&at("server/disk"), &at("at"), options);
         Self {
             at: at("at"),
+            fails,
             base: at("base"),
             log,
             server: Some((mount, server)),
