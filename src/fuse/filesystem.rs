@@ -25,6 +25,7 @@ use super::init::MAX_WRITE;
 use super::opening::number_of;
 use super::passthrough::Passthrough;
 use super::policy::{NEVER, Policy};
+use super::pool::Pool;
 use super::reply;
 use super::spare::Spare;
 
@@ -39,6 +40,7 @@ pub(crate) struct UnionFs {
     max_write: u32,
     /// Threads that read requests and may do short work.
     spare: Spare,
+    pool: Arc<Pool>,
     pub(super) dropping: Arc<Dropping>,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
@@ -54,6 +56,7 @@ impl UnionFs {
             policy,
             max_write: options.max_write.unwrap_or(MAX_WRITE),
             spare: Spare::of(super::flags::threads(options)),
+            pool: Pool::new(),
             dropping: Arc::default(),
             must_check: false,
             counts: Counts::default(),
@@ -87,7 +90,7 @@ impl UnionFs {
     /// Runs work there.
     pub(super) fn aside(&self, work: impl FnOnce(&Union) + Send + 'static) {
         let union = Arc::clone(&self.union);
-        blocking::unblock(move || work(&union)).detach();
+        self.pool.run(move || work(&union));
     }
 
     /// The same, here or there as the case is. Short work is done here as long as enough others read

@@ -13,6 +13,7 @@ mod listing;
 mod opening;
 mod passthrough;
 mod policy;
+mod pool;
 mod probe;
 mod readers;
 mod reply;
