@@ -155,7 +155,7 @@ fn changes(c: &mut Criterion) {
             at += 1;
             let new = format!("new-{at}");
             let mode = libc::S_IFREG | 0o644;
-            let made = union.create(dir, new.as_bytes(), mode, true, TO_WRITE, BY_ROOT, 0);
+            let made = union.create(dir, new.as_bytes(), mode, true, BY_ROOT, 0);
             let id = made.expect("create").id;
             union.unlink(dir, new.as_bytes()).expect("unlink");
             union.forget(id, 1);

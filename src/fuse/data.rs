@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry as Slot;
 use fuser::{FileHandle, ReplyData, ReplyLseek, ReplyWrite};
 
 use crate::sys::{Errno, Result};
@@ -14,7 +16,8 @@ use super::dropping::apart;
 use super::filesystem::UnionFs;
 use super::reply;
 
-/// How often, and after what time, it is looked again whether what comes before has been written.
+/// How often, and after what time, it is looked again whether what comes before has been written, if
+/// nothing is being written at all.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -45,7 +48,11 @@ impl UnionFs {
     pub(super) fn write_data(&self, write: Write, data: &[u8], reply: ReplyWrite) {
         let mut takes = self.union.work_to_change(write.id, true);
         if takes == Work::Quick {
-            match write.run(&self.union, data) {
+            let written = {
+                let _begun = (!write.opened).then(|| self.writing.begin(write.id));
+                write.run(&self.union, data)
+            };
+            match written {
                 Err(Errno::AGAIN) => {}
                 Err(_) if write.whole => {}
                 result => return reply::written(reply, result),
@@ -54,8 +61,12 @@ impl UnionFs {
         }
         let data = data.to_vec();
         let (dropping, shared) = (Arc::clone(&self.dropping), Arc::clone(&self.union));
+        let writing = Arc::clone(&self.writing);
         self.as_long_as(takes, move |union| {
-            if !write.finish(union, &data, reply) && write.whole {
+            let result = write.wait(union, &writing, &data);
+            let is_lost = result.is_err() && write.whole;
+            reply::written(reply, result);
+            if is_lost {
                 // What could not be stored must not be shown any longer as if it were.
                 dropping.soon(&shared, write.id);
             }
@@ -82,6 +93,36 @@ impl UnionFs {
             apart(work, |work| self.aside(|_| work()));
         } else {
             work();
+        }
+    }
+}
+
+/// How many writes are being done, by node.
+#[derive(Debug, Default)]
+pub(super) struct Writing(DashMap<u64, usize>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Begun<'a>(&'a Writing, u64);
+
+impl Writing {
+    fn begin(&self, id: u64) -> Begun<'_> {
+        *self.0.entry(id).or_default() += 1;
+        Begun(self, id)
+    }
+
+    fn any(&self, id: u64) -> bool {
+        self.0.contains_key(&id)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if let Slot::Occupied(mut slot) = self.0.0.entry(self.1) {
+            *slot.get_mut() -= 1;
+            if *slot.get() == 0 {
+                slot.remove();
+            }
         }
     }
 }
@@ -115,21 +156,20 @@ impl Write {
         Ok(done)
     }
 
-    /// Writes, after what comes before if that is under way, and answers. It may take long. False when
-    /// it failed.
-    pub fn finish(&self, union: &Union, data: &[u8], reply: ReplyWrite) -> bool {
-        let result = self.wait(union, data);
-        let is_done = result.is_ok();
-        reply::written(reply, result);
-        is_done
-    }
-
-    fn wait(&self, union: &Union, data: &[u8]) -> Result<usize> {
-        for _ in 0..TRIES {
-            match self.run(union, data) {
+    /// Writes, after what comes before if that is under way. It may take long.
+    pub fn wait(&self, union: &Union, writing: &Writing, data: &[u8]) -> Result<usize> {
+        let mut tries = 0;
+        while tries < TRIES {
+            let written = {
+                let _begun = writing.begin(self.id);
+                self.run(union, data)
+            };
+            match written {
                 Err(Errno::AGAIN) => std::thread::sleep(PAUSE),
                 result => return result,
             }
+            // A disk may take its time with what comes before.
+            tries += u32::from(!writing.any(self.id));
         }
         // A hole in an append-only file.
         Err(Errno::PERM)
@@ -142,5 +182,22 @@ impl Write {
             (true, false) => union.write(id, offset, data, who),
             (true, true) => union.append(id, offset, data, who),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Writing;
+
+    #[test]
+    fn writes_under_way_are_counted_by_node() {
+        let writing = Writing::default();
+        let (one, two, other) = (writing.begin(1), writing.begin(1), writing.begin(2));
+        drop(one);
+        assert!(writing.any(1) && writing.any(2));
+        drop(two);
+        assert!(!writing.any(1) && writing.any(2));
+        drop(other);
+        assert!(writing.0.is_empty());
     }
 }

@@ -16,7 +16,7 @@ use fuser::{
 use crate::options::Options;
 use crate::stats::{Counts, Op};
 use crate::sys::Errno;
-use crate::union::{Make, SetAttr, Union, Work};
+use crate::union::{Make, SetAttr, Union};
 
 use super::convert::{self, caller, errno};
 use super::data;
@@ -39,8 +39,9 @@ pub(crate) struct UnionFs {
     /// Largest write request in bytes.
     max_write: u32,
     /// Threads that read requests and may do short work.
-    spare: Spare,
-    pool: Arc<Pool>,
+    pub(super) spare: Spare,
+    pub(super) pool: Arc<Pool>,
+    pub(super) writing: Arc<data::Writing>,
     pub(super) dropping: Arc<Dropping>,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
@@ -57,6 +58,7 @@ impl UnionFs {
             max_write: options.max_write.unwrap_or(MAX_WRITE),
             spare: Spare::of(super::flags::threads(options)),
             pool: Pool::new(),
+            writing: Arc::default(),
             dropping: Arc::default(),
             must_check: false,
             counts: Counts::default(),
@@ -85,25 +87,6 @@ impl UnionFs {
     fn slowly(&self, op: Op, work: impl FnOnce(&Union) + Send + 'static) {
         self.count(op);
         self.aside(work);
-    }
-
-    /// Runs work there.
-    pub(super) fn aside(&self, work: impl FnOnce(&Union) + Send + 'static) {
-        let union = Arc::clone(&self.union);
-        self.pool.run(move || work(&union));
-    }
-
-    /// The same, here or there as the case is. Short work is done here as long as enough others read
-    /// requests: handing it over takes longer than many a copy.
-    pub(super) fn as_long_as(&self, takes: Work, work: impl FnOnce(&Union) + Send + 'static) {
-        match takes {
-            Work::Quick => work(&self.union),
-            Work::Short => match self.spare.take() {
-                Some(_spare) => work(&self.union),
-                None => self.aside(work),
-            },
-            Work::Long => self.aside(work),
-        }
     }
 }
 

@@ -9,6 +9,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::union::{Union, Work};
+
+use super::filesystem::UnionFs;
+
 /// Threads at a time, at most.
 const MOST: usize = 500;
 /// How long a thread waits for more to do.
@@ -98,6 +102,27 @@ impl Pool {
     }
 }
 
+impl UnionFs {
+    /// Runs work in the pool.
+    pub(super) fn aside(&self, work: impl FnOnce(&Union) + Send + 'static) {
+        let union = Arc::clone(&self.union);
+        self.pool.run(move || work(&union));
+    }
+
+    /// The same, here or there as the case is. Short work is done here as long as enough others read
+    /// requests: handing it over takes longer than many a copy.
+    pub(super) fn as_long_as(&self, takes: Work, work: impl FnOnce(&Union) + Send + 'static) {
+        match takes {
+            Work::Quick => work(&self.union),
+            Work::Short => match self.spare.take() {
+                Some(_spare) => work(&self.union),
+                None => self.aside(work),
+            },
+            Work::Long => self.aside(work),
+        }
+    }
+}
+
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let threads = self.state.lock().threads;
@@ -120,7 +145,9 @@ mod tests {
             let all = Arc::new(Barrier::new(51));
             for _ in 0..50 {
                 let all = Arc::clone(&all);
-                pool.run(move || drop(all.wait()));
+                pool.run(move || {
+                    all.wait();
+                });
             }
             all.wait();
         }

@@ -4,6 +4,7 @@
 //! layer. `docs/FORMAT.md` describes the formats.
 
 pub(crate) mod ability;
+mod device;
 pub(crate) mod elsewhere;
 pub(crate) mod name;
 pub(crate) mod opaque;

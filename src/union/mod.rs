@@ -37,6 +37,7 @@ mod inode_map;
 mod inode_table;
 mod io;
 mod kept;
+mod known_check;
 mod known_names;
 mod link;
 mod listing;
