@@ -97,7 +97,8 @@ excluded() {
 # others failures are only told, to be put beside ours. A line of the list is a pattern of names and
 # a reason.
 judge() {
-    local list=$SUITES/$(basename "$0" .sh).exclude name result why ok=0 bad=0 skipped=0 allowed=0
+    local list name result why ok=0 bad=0 skipped=0 allowed=0
+    list=$SUITES/$(basename "$0" .sh).exclude
     while read -r name result why; do
         case $result in
         ok) ok=$((ok + 1)) ;;

@@ -3,10 +3,8 @@
 #
 # On unionfs and fuse-overlayfs mounted by mount(8) as fuse.NAME, over layers on ext4; overlay is
 # xfstests' own way for overlayfs, over the same ext4. XFSTESTS_LIST names the tests (default: the
-# group quick), XFSTESTS_SECONDS the time for each of them. With what failed on the union, plain and
-# overlay are compared by hand: xfstests.exclude has the outcome.
+# group quick), XFSTESTS_SECONDS the time for each of them (120).
 . "$(dirname "${BASH_SOURCE[0]}")/third.sh"
-NAMESPACES=(--pid --fork --mount-proc)
 third_start "${1:-}" "${2:-}" ram 9G perl bc gawk setfattr getfattr setfacl xfs_io mkfs.xfs
 
 [ -x "$SOURCE/ltp/fsstress" ] || (cd "$SOURCE" && make -j2) >"$LOGS/build.log" 2>&1 \
