@@ -13,7 +13,7 @@ fi
 PACKAGES=(acl attr bindfs btrfs-progs bubblewrap buildah build-essential ca-certificates crun
     debian-archive-keyring e2fsprogs erofs-utils fish fuse-overlayfs fuse3 git groff libacl1-dev libcap2-bin
     man-db mandoc mmdebstrap mount pkg-config podman procps python3 rsync runc shellcheck squashfs-tools
-    strace uidmap util-linux xfsprogs zsh)
+    strace stress-ng uidmap util-linux xfsprogs zsh)
 packages() {
     # A third-party source that cannot be reached is no reason to stop; a missing package is.
     apt-get -q update || echo "apt-get update failed in part; going on with what there is"

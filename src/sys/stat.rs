@@ -171,6 +171,16 @@ pub(crate) fn is_stacked(fd: impl AsFd) -> bool {
     })
 }
 
+/// True for an object, `name` in `dir`, that is immutable or append-only, where the filesystem tells.
+pub(crate) fn is_frozen(dir: impl AsFd, name: &[u8]) -> bool {
+    use rustix::fs::{StatxAttributes, StatxFlags};
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+    rustix::fs::statx(dir, name, flags, StatxFlags::empty()).is_ok_and(|got| {
+        let frozen = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+        got.stx_attributes.intersects(frozen)
+    })
+}
+
 /// Time of birth of `name` in `dir` in nanoseconds since 1970, where the filesystem keeps it.
 pub(crate) fn born(dir: impl AsFd, name: &[u8]) -> Option<u64> {
     use rustix::fs::StatxFlags;

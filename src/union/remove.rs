@@ -76,7 +76,7 @@ impl Union {
             victim.unchanged();
         }
         if want_dir && !self.is_empty(parent, name, &found, inode.as_ref())? {
-            return Err(Errno::NOTEMPTY);
+            return Err(self.not_empty(parent, name)?);
         }
         let losing = self.losing(parent, name, &found)?;
         let last = losing.as_ref().map(|losing| losing.last);
@@ -98,6 +98,14 @@ impl Union {
         }
         leaving.done(self);
         Ok(())
+    }
+
+    /// Why the directory `name`, which shows entries, is not removed: on a plain directory, what is
+    /// immutable or append-only says so before anybody looks into it.
+    fn not_empty(&self, parent: &Arc<Inode>, name: Name<'_>) -> Result<Errno> {
+        let fd = self.dir_fd(parent, 0)?;
+        let frozen = sys::stat::is_frozen(&*fd, b"") || sys::stat::is_frozen(&*fd, name.bytes());
+        Ok(if frozen { Errno::PERM } else { Errno::NOTEMPTY })
     }
 
     /// Hides `name` from below where needed, and removes the upper's own object. Returns what is known

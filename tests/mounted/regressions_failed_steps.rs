@@ -48,6 +48,19 @@ dialects! {
         m.assert_ls("d", &[]);
     }
 
+    /// xfstests generic/079: what says that it cannot be changed comes before what it holds.
+    fn full_directory_of_a_frozen_one(dialect) {
+        let m = Stack::of(dialect).upper(["i/d/f", "a/d/f", "v/f"]).lower(["i/d/low"]).mount();
+        for (path, held, flag) in
+            [("i/d", "i", IFlags::IMMUTABLE), ("a/d", "a", IFlags::APPEND), ("v", "v", IFlags::APPEND)]
+        {
+            let frozen = Frozen::new(&m.up(held), flag);
+            fails!(m.rmdir(path), PERM);
+            drop(frozen);
+            fails!(m.rmdir(path), NOTEMPTY);
+        }
+    }
+
     /// The victim was already exchanged for a clean one when the rename failed.
     fn failed_rename_onto_an_empty_directory(dialect) {
         let mut m = Stack::of(dialect).upper(["s/"]).lower(["v/x=old"]).mount();

@@ -14,6 +14,8 @@ export LC_ALL=C
 SUITES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ROOT=$(cd "$SUITES/../.." && pwd)
 UNIONFS_BIN=${UNIONFS_BIN:-${CARGO_TARGET_DIR:-$ROOT/target}/release/unionfs}
+# The peer, where a suite can be run on it.
+FUSE_OVERLAYFS=${FUSE_OVERLAYFS:-fuse-overlayfs}
 
 PASSED=0
 FAILED=0
@@ -72,6 +74,8 @@ need() {
 TARGETS=(unionfs overlay plain)
 # What else than its mounts a suite has for itself: options of unshare(1).
 NAMESPACES=()
+# The words to start it with there, where they are more than the target.
+SUITE_WORDS=()
 
 # suite_start TARGET ram|disk SIZE TOOLS...: in memory, fsync costs nothing, so that the time goes
 # to the file system under test; on disk there is room.
@@ -88,13 +92,15 @@ suite_start() {
         command -v unshare >/dev/null || die "'unshare' (util-linux) is not installed"
         [ "$(id -u)" -eq 0 ] || die "the suites need root: they change owners, mount and chroot"
         exec env SUITE_NAMESPACE=1 unshare --mount --propagation private "${NAMESPACES[@]}" \
-            bash "$(realpath "$0")" "$TARGET"
+            bash "$(realpath "$0")" "${SUITE_WORDS[@]:-$TARGET}"
     fi
     need timeout mkfs.ext4 mount umount mountpoint "$@"
-    if [ "$TARGET" != overlay ] && [ "$TARGET" != plain ]; then
-        [ -x "$UNIONFS_BIN" ] || die "no binary $UNIONFS_BIN (cargo build --release, or set UNIONFS_BIN)"
-        [ -c /dev/fuse ] || die "no /dev/fuse"
-    fi
+    case $TARGET in
+    overlay | plain) ;;
+    fuse-overlayfs) need "$FUSE_OVERLAYFS" ;;
+    *) [ -x "$UNIONFS_BIN" ] || die "no binary $UNIONFS_BIN (cargo build --release, or set UNIONFS_BIN)" ;;
+    esac
+    [ "$TARGET" = overlay ] || [ "$TARGET" = plain ] || [ -c /dev/fuse ] || die "no /dev/fuse"
     BASE=$(mktemp -d "${TMPDIR:-/tmp}/unionfs-suite.XXXXXX")
     chmod 755 "$BASE"
     LOGS=$BASE/logs
@@ -128,12 +134,22 @@ mount_target() {
             -o "lowerdir=$lowers,upperdir=$upper,workdir=$workdir${UNIONFS_OPTIONS:+,$UNIONFS_OPTIONS}" "$at" 3>&- \
             || die "unionfs mount failed"
         mountpoint -q "$at" || die "unionfs returned 0 but $at is no mount point"
-        # The minor number of st_dev names the FUSE connection, to abort it should it hang.
-        CONNECTIONS+=("$(awk -v at="$at" '$5 == at { split($3, d, ":"); n = d[2] } END { print n }' \
-            /proc/self/mountinfo)")
+        note_connection "$at"
+        ;;
+    fuse-overlayfs)
+        timeout 60 "$FUSE_OVERLAYFS" -o "lowerdir=$lowers,upperdir=$upper,workdir=$workdir" "$at" 3>&- \
+            || die "fuse-overlayfs mount failed"
+        note_connection "$at"
         ;;
     esac
     MOUNTS+=("$at")
+}
+
+# note_connection MOUNTPOINT: the minor number of st_dev names the FUSE connection, to abort it should
+# it hang.
+note_connection() {
+    CONNECTIONS+=("$(awk -v at="$1" '$5 == at { split($3, d, ":"); n = d[2] } END { print n }' \
+        /proc/self/mountinfo)")
 }
 
 mount_plain() {
