@@ -188,6 +188,8 @@ complete -c unionfs -f
 complete -c unionfs -n '__fish_is_nth_token 1' -a mount -d 'Mount a union (the default: the word may be left out)'
 complete -c unionfs -n '__fish_is_nth_token 1' -a umount -d 'Take a mount away'
 complete -c unionfs -n '__fish_is_nth_token 1' -a plink -d 'List or flush what holds the names of linked files together'
+complete -c unionfs -n '__fish_is_nth_token 1' -a diff -d 'Show what an upper changes: as a list, as JSON, as a layer or an image for container engines'
+complete -c unionfs -n '__fish_is_nth_token 1' -a apply -d 'Unpack a layer of a container engine, or of diff, onto a directory'
 complete -c unionfs -n '__fish_is_nth_token 1' -a demo -d 'Build a small stack of layers, mount it and show what a union does'
 complete -c unionfs -a '(__fish_complete_directories (commandline -ct))'
 complete -c unionfs -s o -x -d 'Mount options' -a '(__unionfs_options)'

@@ -1,0 +1,152 @@
+//! Commands on layers: `unionfs diff`, `apply`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args};
+
+use super::{CliError, Command};
+use crate::options::{self, Options};
+
+/// In which form changes are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiffForm {
+    /// A line for each, on stdout.
+    List,
+    /// JSON, on stdout.
+    Json,
+    /// A layer, written to this file; `-` is stdout.
+    Tar(PathBuf),
+    /// An image of one layer, in the same way.
+    Oci(PathBuf),
+}
+
+/// What is asked about the changes in an upper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diff {
+    /// A mountpoint, or an upper.
+    pub place: PathBuf,
+    /// The union that the upper belongs to, if it was given.
+    pub options: Option<Box<Options>>,
+    /// How they are told.
+    pub form: DiffForm,
+}
+
+/// A layer to be unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apply {
+    /// The archive; `-` is stdin.
+    pub layer: PathBuf,
+    /// Where to.
+    pub dir: PathBuf,
+    /// Whiteouts are kept, not carried out.
+    pub is_layer: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("form").args(["json", "tar", "oci"])))]
+pub(super) struct DiffArgs {
+    /// One JSON array, an object for each change
+    #[arg(long)]
+    json: bool,
+    /// Write a layer archive: tar with whiteouts, hard links, attributes and holes; - is stdout
+    #[arg(long, value_name = "FILE")]
+    tar: Option<PathBuf>,
+    /// Write an image of that one layer, for podman load; - is stdout
+    #[arg(long, value_name = "FILE")]
+    oci: Option<PathBuf>,
+    /// For an upper: the options that mount it, its lowerdir above all
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<OsString>,
+    /// A mountpoint, or an upper
+    #[arg(value_name = "UPPER|MOUNTPOINT")]
+    place: PathBuf,
+}
+
+impl DiffArgs {
+    pub(super) fn check(self) -> Result<Command, CliError> {
+        let options = match self.options.as_slice() {
+            [] => None,
+            raw => Some(Box::new(options::parse(raw)?)),
+        };
+        let form = match (self.json, self.tar, self.oci) {
+            (true, ..) => DiffForm::Json,
+            (_, Some(file), _) => DiffForm::Tar(file),
+            (.., Some(file)) => DiffForm::Oci(file),
+            _ => DiffForm::List,
+        };
+        Ok(Command::Diff(Diff {
+            place: self.place,
+            options,
+            form,
+        }))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ApplyArgs {
+    /// Keep whiteouts as they are: the directory is to be a layer of a union
+    #[arg(long)]
+    layer: bool,
+    /// The layer archive; - is stdin
+    #[arg(value_name = "LAYER.tar")]
+    archive: PathBuf,
+    /// The directory that it changes
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+impl ApplyArgs {
+    pub(super) fn check(self) -> Command {
+        Command::Apply(Apply {
+            layer: self.archive,
+            dir: self.dir,
+            is_layer: self.layer,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::parse;
+
+    fn diff(words: &[&str]) -> Diff {
+        match parse(["unionfs", "diff"].iter().chain(words)).unwrap() {
+            Command::Diff(diff) => diff,
+            other => panic!("not diff: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn forms_of_diff() {
+        assert_eq!(diff(&["/u"]).form, DiffForm::List);
+        assert_eq!(diff(&["--json", "/u"]).form, DiffForm::Json);
+        let tar = diff(&["/u", "--tar", "f", "-o", "lowerdir=/l"]);
+        assert_eq!(tar.form, DiffForm::Tar("f".into()));
+        assert_eq!(tar.options.unwrap().lowers.len(), 1);
+        assert_eq!(diff(&["--oci", "-", "/u"]).form, DiffForm::Oci("-".into()));
+        for words in [
+            &["diff"][..],
+            &["diff", "--json", "--oci", "f", "/u"],
+            &["diff", "--tar"],
+            &["apply", "f"],
+            &["diff", "/u", "-o", "upperdir=/u"],
+        ] {
+            assert!(parse(["unionfs"].iter().chain(words)).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_layer_and_a_directory() {
+        let expected = Apply {
+            layer: "f.tar".into(),
+            dir: "/d".into(),
+            is_layer: true,
+        };
+        assert_eq!(
+            parse(["unionfs", "apply", "--layer", "f.tar", "/d"]),
+            Ok(Command::Apply(expected))
+        );
+    }
+}
