@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::options::{self, OptionError, Options};
 
 pub use plink::Plink;
-pub use tools::{Apply, Diff, DiffForm};
+pub use tools::{Apply, Check, Diff, DiffForm};
 
 /// What the program is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub enum Command {
     Diff(Diff),
     /// Unpack a layer.
     Apply(Apply),
+    /// Look through an upper.
+    Check(Check),
     /// Show on screen what a union does.
     Demo,
     /// Print a text (help, version) and end.
@@ -113,6 +115,8 @@ enum Verb {
     Diff(tools::DiffArgs),
     /// Unpack a layer of a container engine, or of diff, onto a directory
     Apply(tools::ApplyArgs),
+    /// Find what serves nothing in an upper: what a crash or another program left; and mend it
+    Check(tools::CheckArgs),
     /// Build a small stack of layers, mount it and show what a union does
     Demo,
 }
@@ -177,6 +181,7 @@ where
         (Some(Verb::Plink(plink)), _) => plink.check(),
         (Some(Verb::Diff(diff)), _) => diff.check(),
         (Some(Verb::Apply(apply)), _) => Ok(apply.check()),
+        (Some(Verb::Check(check)), _) => check.check(),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
         (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {
             Ok(Command::Mount(Box::new(mount.check()?)))

@@ -33,6 +33,10 @@ fn main() -> ExitCode {
             tools::diff(&what, &mut out).map_err(|failure| failure.to_string())
         }
         Ok(Command::Apply(what)) => tools::apply(&what).map_err(|failure| failure.to_string()),
+        Ok(Command::Check(what)) => {
+            let mut out = std::io::stdout().lock();
+            tools::check(&what, &mut out).map_err(|failure| failure.to_string())
+        }
         Ok(Command::Demo) => demo::run().map_err(|failure| failure.to_string()),
         Ok(Command::Print(text)) => std::io::stdout()
             .write_all(text.as_bytes())

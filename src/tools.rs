@@ -5,7 +5,10 @@
 
 mod apply;
 mod changes;
+mod check;
+mod check_walk;
 mod diff;
+mod mend;
 mod oci;
 mod pax;
 mod place;
@@ -17,6 +20,7 @@ use std::io;
 use crate::sys::Errno;
 
 pub use apply::apply;
+pub use check::check;
 pub use diff::diff;
 
 /// Why it could not be done. Always one line.

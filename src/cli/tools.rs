@@ -1,4 +1,4 @@
-//! Commands on layers: `unionfs diff`, `apply`.
+//! Commands on layers: `unionfs diff`, `apply`, `check`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -106,6 +106,50 @@ impl ApplyArgs {
     }
 }
 
+/// An upper to be looked through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The upper, of a union that is not mounted.
+    pub upper: PathBuf,
+    /// The union that it belongs to, if it was given.
+    pub options: Option<Box<Options>>,
+    /// Mend what can be mended.
+    pub repair: bool,
+    /// Tell it as JSON.
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// Mend what can be mended without a change of what the union shows
+    #[arg(long)]
+    repair: bool,
+    /// One JSON array, an object for each problem
+    #[arg(long)]
+    json: bool,
+    /// The options that mount the upper, its lowerdir above all
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<OsString>,
+    /// The upper of a union that is not mounted
+    #[arg(value_name = "UPPER")]
+    upper: PathBuf,
+}
+
+impl CheckArgs {
+    pub(super) fn check(self) -> Result<Command, CliError> {
+        let options = match self.options.as_slice() {
+            [] => None,
+            raw => Some(Box::new(options::parse(raw)?)),
+        };
+        Ok(Command::Check(Check {
+            upper: self.upper,
+            options,
+            repair: self.repair,
+            json: self.json,
+        }))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +192,15 @@ mod tests {
             parse(["unionfs", "apply", "--layer", "f.tar", "/d"]),
             Ok(Command::Apply(expected))
         );
+    }
+
+    #[test]
+    fn an_upper_to_be_checked() {
+        let Command::Check(check) = parse(["unionfs", "check", "--repair", "/u"]).unwrap() else {
+            panic!("not check")
+        };
+        assert!(check.repair && !check.json && check.options.is_none());
+        assert_eq!(check.upper, PathBuf::from("/u"));
+        assert!(parse(["unionfs", "check"]).is_err());
     }
 }

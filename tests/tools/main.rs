@@ -8,6 +8,7 @@
 )]
 
 mod apply;
+mod check;
 mod diff;
 mod engines;
 #[allow(dead_code, reason = "other tests use the rest")]
