@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::options::{self, OptionError, Options};
 
 pub use plink::Plink;
-pub use tools::{Apply, Check, Diff, DiffForm};
+pub use tools::{Apply, Check, Convert, Dialect, Diff, DiffForm};
 
 /// What the program is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Command {
     Apply(Apply),
     /// Look through an upper.
     Check(Check),
+    /// Change the form of a layer's marks.
+    Convert(Convert),
     /// Show on screen what a union does.
     Demo,
     /// Print a text (help, version) and end.
@@ -117,6 +119,8 @@ enum Verb {
     Apply(tools::ApplyArgs),
     /// Find what serves nothing in an upper: what a crash or another program left; and mend it
     Check(tools::CheckArgs),
+    /// Change the whiteouts and opaque marks of a layer to the form of another program, in place
+    Convert(tools::ConvertArgs),
     /// Build a small stack of layers, mount it and show what a union does
     Demo,
 }
@@ -182,6 +186,7 @@ where
         (Some(Verb::Diff(diff)), _) => diff.check(),
         (Some(Verb::Apply(apply)), _) => Ok(apply.check()),
         (Some(Verb::Check(check)), _) => check.check(),
+        (Some(Verb::Convert(convert)), _) => Ok(convert.check()),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
         (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {
             Ok(Command::Mount(Box::new(mount.check()?)))

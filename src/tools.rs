@@ -7,7 +7,9 @@ mod apply;
 mod changes;
 mod check;
 mod check_walk;
+mod convert;
 mod diff;
+mod marks;
 mod mend;
 mod oci;
 mod pax;
@@ -21,6 +23,7 @@ use crate::sys::Errno;
 
 pub use apply::apply;
 pub use check::check;
+pub use convert::convert;
 pub use diff::diff;
 
 /// Why it could not be done. Always one line.

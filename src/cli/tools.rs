@@ -1,9 +1,9 @@
-//! Commands on layers: `unionfs diff`, `apply`, `check`.
+//! Commands on layers: `unionfs diff`, `apply`, `check`, `convert`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::{CliError, Command};
 use crate::options::{self, Options};
@@ -150,6 +150,47 @@ impl CheckArgs {
     }
 }
 
+/// Whose whiteouts and opaque marks are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Dialect {
+    /// `.wh.` files.
+    Aufs,
+    /// Devices and attributes.
+    Overlay,
+    /// Devices, attributes and files.
+    FuseOverlayfs,
+    /// Files in `.unionfs`.
+    UnionfsFuse,
+}
+
+/// A layer to be converted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Convert {
+    /// Into this form.
+    pub to: Dialect,
+    /// The layer, which nobody uses now.
+    pub dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConvertArgs {
+    /// Whose form the whiteouts and opaque marks get: aufs, overlay, fuse-overlayfs or unionfs-fuse
+    #[arg(long, value_name = "FORM")]
+    to: Dialect,
+    /// The upper or lower of unions that are not mounted
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+impl ConvertArgs {
+    pub(super) fn check(self) -> Command {
+        Command::Convert(Convert {
+            to: self.to,
+            dir: self.dir,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,5 +243,24 @@ mod tests {
         assert!(check.repair && !check.json && check.options.is_none());
         assert_eq!(check.upper, PathBuf::from("/u"));
         assert!(parse(["unionfs", "check"]).is_err());
+    }
+
+    #[test]
+    fn a_form_and_a_layer() {
+        let expected = Convert {
+            to: Dialect::FuseOverlayfs,
+            dir: "/d".into(),
+        };
+        assert_eq!(
+            parse(["unionfs", "convert", "--to", "fuse-overlayfs", "/d"]),
+            Ok(Command::Convert(expected))
+        );
+        for words in [
+            &["convert", "/d"][..],
+            &["convert", "--to", "zfs", "/d"],
+            &["convert", "--to", "aufs"],
+        ] {
+            assert!(parse(["unionfs"].iter().chain(words)).is_err(), "{words:?}");
+        }
     }
 }

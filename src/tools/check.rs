@@ -68,14 +68,14 @@ fn lowers(options: &Options) -> Result<Option<Union>> {
         .map_err(|e| ToolError::new(format_args!("{e}")))
 }
 
-fn open(upper: &Path) -> Result<Arc<OwnedFd>> {
+pub(super) fn open(upper: &Path) -> Result<Arc<OwnedFd>> {
     let path = upper.as_os_str().as_bytes();
     let root = sys::at::open_root(path).map_err(|e| ToolError::at(path, e))?;
     Ok(Arc::new(root))
 }
 
 /// The lock that a mount holds on its upper, for as long as we work on it.
-fn lock(root: &Arc<OwnedFd>, upper: &Path) -> Result<OwnedFd> {
+pub(super) fn lock(root: &Arc<OwnedFd>, upper: &Path) -> Result<OwnedFd> {
     let fail = |e| ToolError::at(upper.as_os_str().as_bytes(), e);
     let busy = || {
         let upper = upper.display();

@@ -9,6 +9,7 @@
 
 mod apply;
 mod check;
+mod convert;
 mod diff;
 mod engines;
 #[allow(dead_code, reason = "other tests use the rest")]
