@@ -2,6 +2,7 @@
 
 mod overlay;
 mod plink;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::options::{self, OptionError, Options};
 
 pub use plink::Plink;
+pub use tools::{Apply, Check, Convert, Dialect, Diff, DiffForm};
 
 /// What the program is asked to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,14 @@ pub enum Command {
     },
     /// Look at or flush pseudo-links.
     Plink(Plink),
+    /// Tell what an upper changes.
+    Diff(Diff),
+    /// Unpack a layer.
+    Apply(Apply),
+    /// Look through an upper.
+    Check(Check),
+    /// Change the form of a layer's marks.
+    Convert(Convert),
     /// Show on screen what a union does.
     Demo,
     /// Print a text (help, version) and end.
@@ -103,6 +113,14 @@ enum Verb {
     },
     /// List or flush what holds the names of linked files together
     Plink(plink::PlinkArgs),
+    /// Show what an upper changes: as a list, as JSON, as a layer or an image for container engines
+    Diff(tools::DiffArgs),
+    /// Unpack a layer of a container engine, or of diff, onto a directory
+    Apply(tools::ApplyArgs),
+    /// Find what serves nothing in an upper: what a crash or another program left; and mend it
+    Check(tools::CheckArgs),
+    /// Change the whiteouts and opaque marks of a layer to the form of another program, in place
+    Convert(tools::ConvertArgs),
     /// Build a small stack of layers, mount it and show what a union does
     Demo,
 }
@@ -165,6 +183,10 @@ where
     match (cli.verb, cli.mount) {
         (Some(Verb::Umount { mountpoint }), _) => Ok(Command::Umount { mountpoint }),
         (Some(Verb::Plink(plink)), _) => plink.check(),
+        (Some(Verb::Diff(diff)), _) => diff.check(),
+        (Some(Verb::Apply(apply)), _) => Ok(apply.check()),
+        (Some(Verb::Check(check)), _) => check.check(),
+        (Some(Verb::Convert(convert)), _) => Ok(convert.check()),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
         (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {
             Ok(Command::Mount(Box::new(mount.check()?)))

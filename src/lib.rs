@@ -31,4 +31,5 @@ pub mod options;
 pub mod plink;
 pub mod stats;
 mod sys;
+pub mod tools;
 pub mod union;

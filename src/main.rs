@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use unionfs::cli::{self, Command};
 use unionfs::daemon::{self, Manner};
-use unionfs::{demo, plink};
+use unionfs::{demo, plink, tools};
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -28,6 +28,16 @@ fn main() -> ExitCode {
             let mut out = std::io::stdout().lock();
             plink::run(&what, &mut out).map_err(|failure| failure.to_string())
         }
+        Ok(Command::Diff(what)) => {
+            let mut out = std::io::stdout().lock();
+            tools::diff(&what, &mut out).map_err(|failure| failure.to_string())
+        }
+        Ok(Command::Apply(what)) => tools::apply(&what).map_err(|failure| failure.to_string()),
+        Ok(Command::Check(what)) => {
+            let mut out = std::io::stdout().lock();
+            tools::check(&what, &mut out).map_err(|failure| failure.to_string())
+        }
+        Ok(Command::Convert(what)) => tools::convert(&what).map_err(|failure| failure.to_string()),
         Ok(Command::Demo) => demo::run().map_err(|failure| failure.to_string()),
         Ok(Command::Print(text)) => std::io::stdout()
             .write_all(text.as_bytes())

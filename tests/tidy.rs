@@ -21,6 +21,10 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("mount", &["fuse", "union", "layer", "sys", "options"]),
     ("cli", &["options"]),
     ("daemon", &["mount", "options", "sys"]),
+    (
+        "tools",
+        &["mount", "union", "layer", "cli", "options", "sys"],
+    ),
     ("plink", &["mount", "cli", "options", "sys"]),
     ("demo", &["daemon", "mount", "cli", "options", "sys"]),
 ];

@@ -156,7 +156,7 @@ _unionfs() {
         -*) _unionfs_word '-o -f -d -r -s -N -h -V --sloppy --check --help --version' ;;
         *)
             _unionfs_operand -d "$cur"
-            if ((${#words[@]} == 2)); then _unionfs_word 'mount umount plink demo'; fi
+            if ((${#words[@]} == 2)); then _unionfs_word 'mount umount plink diff apply check demo'; fi
             ;;
     esac
 } && complete -F _unionfs unionfs

@@ -92,3 +92,14 @@ pub(crate) fn clear_attr(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Removes every attribute that makes a directory opaque; the one that says that it holds xattr
+/// whiteouts stays.
+pub(crate) fn clear_all(dir: BorrowedFd<'_>) -> Result<()> {
+    for attr in OPAQUE_ATTRS {
+        if sys::xattr::get(dir, b"", attr)?.as_deref() == Some(b"y") {
+            sys::xattr::remove(dir, b"", attr)?;
+        }
+    }
+    Ok(())
+}

@@ -11,7 +11,7 @@ use crate::sys::{self, Errno, Result};
 use super::ability::set_record;
 
 /// Records of a copy; where the first may not be written, the second.
-const INO_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.ino", b"user.unionfs.ino"];
+pub(crate) const INO_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.ino", b"user.unionfs.ino"];
 /// Marks of a directory with copies.
 pub(crate) const COPIES_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.copies", b"user.unionfs.copies"];
 

@@ -19,7 +19,7 @@ use super::{origin, upper};
 
 const RECORD_ATTRS: [&[u8]; 2] = [b"trusted.unionfs.plink", b"user.unionfs.plink"];
 /// The change under way, see [`PlinkDir::set_intent`].
-const INTENT: &[u8] = b"0.0";
+pub(crate) const INTENT: &[u8] = b"0.0";
 /// A symlink before it gets its name.
 const TEMPORARY: &[u8] = b"0.1";
 /// Version of the text of records.

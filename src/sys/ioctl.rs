@@ -19,6 +19,8 @@ pub(crate) const PLINK_FLUSH: u32 = control_number(0x50);
 pub(crate) const PLINK_LIST: u32 = control_number(0x51);
 /// Tell how many requests of each kind came, by their numbers.
 pub(crate) const REQUESTS: u32 = control_number(0x52);
+/// Tell of one layer: which directory it is, see `union/control.rs`.
+pub(crate) const LAYER: u32 = control_number(0x53);
 /// Words of their argument.
 pub(crate) const CONTROL_WORDS: usize = 64;
 
@@ -27,11 +29,11 @@ const fn control_number(number: u32) -> u32 {
     READ_AND_WRITTEN | (8 * CONTROL_WORDS as u32) << 16 | (b'u' as u32) << 8 | number
 }
 
-/// Asks the daemon of a mount for one of the three; `input` is the first word of the argument.
+/// Asks the daemon of a mount for one of the four; `input` is the first word of the argument.
 pub(crate) fn control(fd: impl AsFd, command: u32, input: u64) -> Result<[u64; CONTROL_WORDS]> {
     let mut words = [0; CONTROL_WORDS];
     words[0] = input;
-    if !matches!(command, PLINK_FLUSH | PLINK_LIST | REQUESTS) {
+    if !matches!(command, PLINK_FLUSH | PLINK_LIST | REQUESTS | LAYER) {
         return Err(Errno::NOTTY);
     }
     // SAFETY: the descriptor is open for the call; by its number, the command reads and writes as

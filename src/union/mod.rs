@@ -25,7 +25,7 @@ mod access;
 mod attr;
 mod backing;
 mod complete;
-mod control;
+pub(crate) mod control;
 mod copy_up;
 mod create;
 mod descriptors;

@@ -94,6 +94,11 @@ impl Owners {
         self.form(layer).is_some()
     }
 
+    /// Where owners were asked to be kept.
+    pub fn asked_records(&self) -> Records {
+        self.shown.records
+    }
+
     /// True when new objects of the upper get records.
     pub fn keeps_records(&self) -> bool {
         self.in_upper
