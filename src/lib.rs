@@ -32,3 +32,7 @@ pub mod plink;
 pub mod stats;
 mod sys;
 pub mod union;
+
+/// Faults in system calls, for tests.
+#[cfg(feature = "faults")]
+pub use sys::fault::points as faults;
