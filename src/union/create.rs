@@ -325,7 +325,8 @@ impl Union {
             && !state.whiteout_entry
             && let Err(e) = upper.set_opaque(parent, name.bytes())
         {
-            // Nothing was shown yet: take the directory back.
+            // Nothing was shown yet: take the directory back. A mark by two steps may have got one.
+            let _ = upper.clear_opaque(parent, name.bytes());
             let _ = sys::at::rmdir_at(parent, name.bytes());
             return Err(e);
         }

@@ -231,8 +231,17 @@ impl Run<'_> {
     }
 
     pub fn remount(&mut self) {
-        self.side.close();
+        self.close();
         self.side.reopen();
+    }
+
+    /// Ends the mount. A temporary that could not be removed may be left for the next one.
+    pub fn close(&mut self) {
+        self.side.kept.clear();
+        self.side.forget();
+        let known = self.side.union().inode_count();
+        assert_eq!(known, 1, "inodes remain after all was forgotten");
+        self.side.union = None;
     }
 
     /// What is wrong if this should be the tree of before or, with `done`, of after the change.
@@ -327,6 +336,11 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// True for what is done for each name by itself, and tells only whether all was.
+    pub fn is_flush(&self) -> bool {
+        matches!(self.play.scene.change, Do::Flush)
     }
 
     /// True when nothing is left of the change once all is closed.
