@@ -2,7 +2,7 @@
 
 use std::cell::Cell as Flag;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use super::scenes::{self, Scene};
 use crate::invariants::{Raw, differences, kept_difference};
 use crate::ops::{Do, ROOT, Result, Side, describe};
 use crate::plain::{Plain, Users};
-use crate::tree::{self, Seen, Tree, show};
+use crate::tree::{self, Names, Seen, Tree, show};
 use crate::union_side::UnionSide;
 
 /// A scene, and what it looks like on a plain directory.
@@ -22,7 +22,6 @@ pub struct Play<'a> {
     scene: &'a Scene,
     pub name: String,
     base: TempDir,
-    lowers: Vec<PathBuf>,
     raw: Raw,
     form: WhiteoutForm,
     /// All names are known when the change begins.
@@ -92,7 +91,6 @@ impl<'a> Play<'a> {
             scene,
             raw: Raw::of(&lowers),
             base,
-            lowers,
             form,
             warm,
             old,
@@ -102,65 +100,75 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// The options of a union with the upper `number`.
-    pub fn options(&self, number: u32) -> Options {
-        let upper = self.base.path().join(format!("upper{number}"));
-        let mut options = Options {
-            lowers: self.lowers.iter().cloned().map(Into::into).collect(),
-            upper: Some(upper),
-            whiteout: self.form,
-            ..Options::default()
-        };
-        (self.scene.set)(&mut options);
-        options
+    /// A new upper, and the options of its union.
+    pub fn new_upper(&self) -> (u32, Options) {
+        let number = self.uppers.get();
+        self.uppers.set(number + 1);
+        let options = options(self.scene, self.form, self.base.path(), number);
+        let upper = options.upper.as_ref().unwrap();
+        make_dir(upper);
+        tree::set_times(upper, scenes::LONG_AGO);
+        (number, options)
     }
 
     /// Does all that comes before the change on a new upper.
     pub fn prepare(&self) -> Run<'_> {
-        let number = self.uppers.get();
-        self.uppers.set(number + 1);
-        let options = self.options(number);
-        let upper = options.upper.as_ref().unwrap();
-        make_dir(upper);
-        tree::set_times(upper, scenes::LONG_AGO);
-        let mut side = UnionSide::new(options);
-        for what in &self.scene.before {
-            side.run(ROOT, what)
-                .unwrap_or_else(|e| panic!("{}: {what:?}: {e}", self.name));
+        let mut run = self.found(begin(self.scene, self.new_upper().1));
+        if self.warm {
+            let tree = run.side.scan(1000);
+            let both = self.old.tree.iter();
+            let both = both.map(|(path, seen)| (seen.ino, tree[path].ino));
+            run.numbers = both.collect();
         }
-        if !self.scene.before.is_empty() {
-            side.close();
-            side.reopen();
-        }
-        self.open(side)
+        run
     }
 
-    /// Does what belongs to the mount of the change.
-    pub fn open(&self, mut side: UnionSide) -> Run<'_> {
-        for what in &self.scene.open {
-            side.run(ROOT, what)
-                .unwrap_or_else(|e| panic!("{}: {what:?}: {e}", self.name));
-        }
-        let mut numbers = BTreeMap::new();
-        if self.warm {
-            let tree = side.scan(1000);
-            let both = self
-                .old
-                .tree
-                .iter()
-                .map(|(path, seen)| (seen.ino, tree[path].ino));
-            numbers = both.collect();
-        }
+    /// A union of which nothing is known.
+    pub fn found(&self, side: UnionSide) -> Run<'_> {
         Run {
             play: self,
             side,
-            numbers,
+            numbers: BTreeMap::new(),
         }
+    }
+
+    /// The directory of the layers.
+    pub fn base(&self) -> &Path {
+        self.base.path()
     }
 
     pub fn check_lowers(&self) {
         self.raw.check_unchanged();
     }
+}
+
+/// The options of a union over the layers in `base`, with the upper `number`.
+pub fn options(scene: &Scene, form: WhiteoutForm, base: &Path, number: u32) -> Options {
+    let lowers = ["top", "bottom"].map(|name| base.join(name).into());
+    let mut options = Options {
+        lowers: lowers.to_vec(),
+        upper: Some(base.join(format!("upper{number}"))),
+        whiteout: form,
+        ..Options::default()
+    };
+    (scene.set)(&mut options);
+    options
+}
+
+/// Does what comes before the change of a scene, up to the mount in which it is made.
+pub fn begin(scene: &Scene, options: Options) -> UnionSide {
+    let run = |side: &mut UnionSide, what: &Do| {
+        side.run(ROOT, what)
+            .unwrap_or_else(|e| panic!("{}: {e}", text(what)));
+    };
+    let mut side = UnionSide::new(options);
+    scene.before.iter().for_each(|what| run(&mut side, what));
+    if !scene.before.is_empty() {
+        side.close();
+        side.reopen();
+    }
+    scene.open.iter().for_each(|what| run(&mut side, what));
+    side
 }
 
 impl State {
@@ -204,7 +212,8 @@ fn without_whiteout(what: &Do) -> Do {
 pub enum Lax {
     /// All must be.
     Nothing,
-    /// Times of directories: a directory cannot be changed and get its times back in one step.
+    /// Times of directories, and of files to which their data come in place: neither can be changed and
+    /// get its times back in one step.
     Times,
 }
 
@@ -244,57 +253,79 @@ impl Run<'_> {
         self.side.union = None;
     }
 
-    /// What is wrong if this should be the tree of before or, with `done`, of after the change.
-    fn wrong(&mut self, done: bool, lax: Lax) -> Option<String> {
+    /// What is wrong with `tree` if it should be the one of before or, with `done`, of after the change.
+    fn wrong(&self, tree: &Tree, done: bool, lax: Lax) -> Option<String> {
         let state = if done { &self.play.new } else { &self.play.old };
-        let mut tree = self.side.scan(1000);
-        if lax == Lax::Times {
+        let mut texts = Vec::new();
+        if !self.is_same(&state.tree, tree, lax) {
+            let mut tree = tree.clone();
             for (path, seen) in &mut tree {
-                let wanted = state
-                    .tree
-                    .get(path)
-                    .filter(|w| w.kind == FileType::Directory);
-                if let Some(wanted) = wanted {
+                if let Some(wanted) = state.tree.get(path).filter(|w| self.may_differ(w, lax)) {
                     seen.mtime = wanted.mtime;
                 }
             }
+            texts = differences(&state.tree, &tree);
         }
-        let mut texts = differences(&state.tree, &tree);
-        for (at, id) in self.side.kept.clone().into_iter().enumerate() {
-            match self.side.look(id) {
+        for (at, id) in self.side.kept.iter().enumerate() {
+            match self.side.look(*id) {
                 Ok(seen) => texts.extend(kept_difference(at, &state.kept[at], &seen)),
                 Err(e) => texts.push(format!("kept#{at} cannot be read: {e}")),
             }
         }
-        for (path, seen) in &tree {
+        for (path, seen) in tree {
             let plain = state.tree.get(path).map(|wanted| wanted.ino);
             let before = plain.and_then(|ino| self.numbers.get(&ino));
             if before.is_some_and(|&ino| ino != seen.ino) {
                 texts.push(format!("{} has another number", show(path)));
             }
         }
-        if let Err(e) = self.side.union().check_known_names() {
-            texts.push(format!("a listing that is kept is not right: {e}"));
-        }
         (!texts.is_empty()).then(|| texts.join("\n  "))
+    }
+
+    /// True for an object whose time need not be right.
+    fn may_differ(&self, wanted: &Seen, lax: Lax) -> bool {
+        let in_place = self.side.options.metacopy && wanted.kind == FileType::RegularFile;
+        lax == Lax::Times && (wanted.kind == FileType::Directory || in_place)
+    }
+
+    /// A quick look, which finds most trees to be what they should be.
+    fn is_same(&self, wanted: &Tree, got: &Tree, lax: Lax) -> bool {
+        let mut numbers = BTreeMap::new();
+        let is_same = |((path, wanted), (got_path, got)): ((&Names, &Seen), (&Names, &Seen))| {
+            let mut other = got.clone();
+            (other.ino, other.mtime) = (wanted.ino, wanted.mtime);
+            let number = *numbers.entry(wanted.ino).or_insert(got.ino);
+            let in_time = got.mtime == wanted.mtime || self.may_differ(wanted, lax);
+            path == got_path && other == *wanted && number == got.ino && in_time
+        };
+        wanted.len() == got.len() && wanted.iter().zip(got).all(is_same)
+    }
+
+    fn check_listings(&self) -> std::result::Result<(), String> {
+        let wrong = |e| format!("a listing that is kept is not right: {e}");
+        self.side.union().check_known_names().map_err(wrong)?;
+        Ok(())
     }
 
     /// The tree must be the one of before, or with `done` the one of afterwards.
     pub fn expect(&mut self, done: bool, lax: Lax) -> std::result::Result<(), String> {
         let state = if done { "new" } else { "old" };
-        match self.wrong(done, lax) {
-            None => Ok(()),
-            Some(wrong) => Err(format!("not the {state} state:\n  {wrong}")),
+        let tree = self.side.scan(1000);
+        if let Some(wrong) = self.wrong(&tree, done, lax) {
+            return Err(format!("not the {state} state:\n  {wrong}"));
         }
+        self.check_listings()
     }
 
     /// It must be one of both; returns whether the change was made.
     pub fn expect_either(&mut self, lax: Lax) -> std::result::Result<bool, String> {
-        let Some(not_old) = self.wrong(false, lax) else {
+        let tree = self.side.scan(1000);
+        self.check_listings()?;
+        let Some(not_old) = self.wrong(&tree, false, lax) else {
             // Some changes show in nothing.
             return Ok(false);
         };
-        match self.wrong(true, lax) {
+        match self.wrong(&tree, true, lax) {
             None => Ok(true),
             Some(not_new) => Err(format!(
                 "not the old state:\n  {not_old}\nnor the new one:\n  {not_new}"
@@ -328,14 +359,26 @@ impl Run<'_> {
         if !orphans.is_empty() {
             return Err(format!("leftovers: {orphans:?}"));
         }
+        let links = names(".wh..wh.plnk");
+        if links.is_empty() {
+            return Ok(());
+        }
         let tree = self.side.scan(1000);
-        for entry in names(".wh..wh.plnk") {
+        for entry in links {
             let number = entry.split('.').next().unwrap_or_default().parse::<u64>();
             if !tree.values().any(|seen| Ok(seen.ino) == number) {
                 return Err(format!("a pseudo-link of no name: {entry}"));
             }
         }
         Ok(())
+    }
+
+    /// Names in the upper, those of users and others; numbers in names differ from upper to upper.
+    pub fn names_in_upper(&self) -> Vec<Names> {
+        let upper = self.side.options.upper.as_ref().unwrap();
+        let tree = tree::scan(upper);
+        let is_link = |path: &&Names| path.len() > 1 && path[0] == b".wh..wh.plnk";
+        tree.keys().filter(|path| !is_link(path)).cloned().collect()
     }
 
     /// True for what is done for each name by itself, and tells only whether all was.
