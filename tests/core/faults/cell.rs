@@ -10,7 +10,8 @@ use tempfile::TempDir;
 use unionfs::faults::{self, Fault};
 use unionfs::options::{Options, WhiteoutForm};
 
-use super::scenes::{self, Scene};
+use super::layers;
+use super::scenes::Scene;
 use crate::invariants::{Raw, differences, kept_difference};
 use crate::ops::{Do, ROOT, Result, Side, describe};
 use crate::plain::{Plain, Users};
@@ -64,8 +65,8 @@ impl<'a> Play<'a> {
             path
         };
         let (top, bottom, plain) = (new("top"), new("bottom"), new("plain"));
-        scenes::write_lowers(&top, &bottom);
-        scenes::write_plain(&plain);
+        layers::write_lowers(&top, &bottom);
+        layers::write_plain(&plain);
         let mut oracle = Plain::new(&plain, Users::Unchecked);
         for what in &scene.before {
             oracle
@@ -107,7 +108,7 @@ impl<'a> Play<'a> {
         let options = options(self.scene, self.form, self.base.path(), number);
         let upper = options.upper.as_ref().unwrap();
         make_dir(upper);
-        tree::set_times(upper, scenes::LONG_AGO);
+        tree::set_times(upper, layers::LONG_AGO);
         (number, options)
     }
 
