@@ -126,11 +126,12 @@ impl Union {
         self.regular(&inode)?;
         self.ensure_upper(&inode, Need::All)?;
         let file = self.file(&inode, true)?;
+        sys::file::fallocate(&*file, mode, offset, len)?;
         self.data_change(&inode)?;
         if caller.uid != 0 {
             self.clear_set_ids(&inode, &file, caller)?;
         }
-        sys::file::fallocate(&*file, mode, offset, len)
+        Ok(())
     }
 
     /// The next data, or with `hole` the next hole, at or after `offset`; of the file `old` if the
@@ -173,14 +174,14 @@ impl Union {
         let len = usize::try_from(len)
             .unwrap_or(usize::MAX)
             .min(i32::MAX as usize);
-        self.data_change(&dst)?;
-        if caller.uid != 0 {
-            self.clear_set_ids(&dst, &file, caller)?;
-        }
         let copied = sys::file::copy_range(src, from.1, &*file, to.1, len)?;
         if self.in_upper(&source) {
             // It was read, without the kernel's knowledge.
             self.stale.tell(from.0, What::Attributes);
+        }
+        self.data_change(&dst)?;
+        if caller.uid != 0 {
+            self.clear_set_ids(&dst, &file, caller)?;
         }
         Ok(copied)
     }
