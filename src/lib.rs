@@ -33,3 +33,7 @@ pub mod stats;
 mod sys;
 pub mod tools;
 pub mod union;
+
+/// Faults in system calls, for tests.
+#[cfg(feature = "faults")]
+pub use sys::fault::points as faults;

@@ -56,6 +56,7 @@ cargo_tests() {
     count "$name ($ignored ignored)" "$ok" "$bad" $((SECONDS - started))
 }
 cargo_tests "cargo test" --workspace
+cargo_tests "crash matrix" --features faults --test core faults::
 # What touches data, in each way of data. What chooses its own is in the first run.
 for way in none cached; do
     export UNIONFS_TEST_OPEN=$way

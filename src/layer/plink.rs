@@ -252,19 +252,27 @@ impl PlinkDir {
         let Some(dir) = self.get() else {
             return Ok(());
         };
-        // The record goes last: without its entry it makes no difference.
-        for upper in [upper, 0] {
-            match sys::at::unlink_at(&*dir, &entry_name(number, upper)) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(e) => return Err(e),
-            }
+        // The record goes last: without its entry it makes no difference, and so it may stay.
+        match sys::at::unlink_at(&*dir, &entry_name(number, upper)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(e),
+        }
+        match sys::at::unlink_at(&*dir, &entry_name(number, 0)) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => tracing::warn!(number, "a record in .wh..wh.plnk could not be removed: {e}"),
         }
         Ok(())
     }
 
     /// Removes a symlink that holds the record of a file whose copy's attribute holds a newer one.
     pub fn remove_symlink(&self, number: u64) -> Result<()> {
-        self.remove(number, 0)
+        match self.get() {
+            Some(dir) => match sys::at::unlink_at(&*dir, &entry_name(number, 0)) {
+                Err(Errno::NOENT) => Ok(()),
+                result => result,
+            },
+            None => Ok(()),
+        }
     }
 
     /// Says what is about to be done, before it is done. Should it remain, the change may have been

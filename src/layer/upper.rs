@@ -431,7 +431,11 @@ pub(crate) fn keep_times(dir: &OwnedFd, change: impl FnOnce() -> Result<()>) -> 
     let before = sys::stat::fstat(dir)?;
     change()?;
     let (atime, mtime) = (SetTime::At(before.atime), SetTime::At(before.mtime));
-    sys::at::utimens_at(dir, b"", atime, mtime)
+    if let Err(e) = sys::at::utimens_at(dir, b"", atime, mtime) {
+        // The change is made; who took this for its failure would go on as if it were not.
+        tracing::warn!("the times of a directory could not be kept: {e}");
+    }
+    Ok(())
 }
 
 /// Makes an empty marker file.

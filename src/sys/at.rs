@@ -6,6 +6,7 @@ use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, Uid,
 };
 
+use super::fault::change;
 use super::stat::Time;
 use super::{Errno, Result};
 
@@ -30,7 +31,13 @@ pub(crate) fn open_at(
     let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mode = Mode::from_raw_mode(mode);
     for _ in 0..OPENAT2_TRIES {
-        match rustix::fs::openat2(dir.as_fd(), name, flags, mode, resolve) {
+        let open = || rustix::fs::openat2(dir.as_fd(), name, flags, mode, resolve);
+        let opened = if flags.intersects(OFlags::CREATE | OFlags::TRUNC) {
+            change("openat", open)
+        } else {
+            open()
+        };
+        match opened {
             Err(Errno::AGAIN) => {}
             result => return result,
         }
@@ -57,23 +64,30 @@ pub(crate) fn open_root(path: &[u8]) -> Result<OwnedFd> {
 /// An unnamed file in the filesystem of `dir`, readable and writable.
 pub(crate) fn open_tmpfile(dir: impl AsFd, mode: u32) -> Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, c".", flags, Mode::from_raw_mode(mode))
+    change("openat", || {
+        rustix::fs::openat(dir, c".", flags, Mode::from_raw_mode(mode))
+    })
 }
 
 /// Makes a directory.
 pub(crate) fn mkdir_at(dir: impl AsFd, name: &[u8], mode: u32) -> Result<()> {
-    rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode))
+    change("mkdirat", || {
+        rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode))
+    })
 }
 
 /// Makes a node of the type in `mode`.
 pub(crate) fn mknod_at(dir: impl AsFd, name: &[u8], mode: u32, rdev: u64) -> Result<()> {
     let kind = rustix::fs::FileType::from_raw_mode(mode);
-    rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(mode & 0o7777), rdev)
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    change("mknodat", || {
+        rustix::fs::mknodat(dir, name, kind, mode, rdev)
+    })
 }
 
 /// Makes a symlink.
 pub(crate) fn symlink_at(target: &[u8], dir: impl AsFd, name: &[u8]) -> Result<()> {
-    rustix::fs::symlinkat(target, dir, name)
+    change("symlinkat", || rustix::fs::symlinkat(target, dir, name))
 }
 
 /// The target of a symlink; an empty name reads the O_PATH handle `dir` itself.
@@ -85,29 +99,39 @@ pub(crate) fn readlink_at(dir: impl AsFd, name: &[u8]) -> Result<Vec<u8>> {
 pub(crate) fn link_at(
     old_dir: impl AsFd, old: &[u8], new_dir: impl AsFd, new: &[u8],
 ) -> Result<()> {
-    rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty())
+    change("linkat", || {
+        rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty())
+    })
 }
 
 /// Gives an open file (O_TMPFILE, or still linked elsewhere) a name.
 pub(crate) fn link_fd(fd: impl AsFd, new_dir: impl AsFd, new: &[u8]) -> Result<()> {
     // Linux 6.10 lets who opened the file do it so, the ones before whoever has
     // CAP_DAC_READ_SEARCH; anybody else is told ENOENT.
-    match rustix::fs::linkat(fd.as_fd(), c"", new_dir.as_fd(), new, AtFlags::EMPTY_PATH) {
+    let (fd, new_dir) = (fd.as_fd(), new_dir.as_fd());
+    let directly = || rustix::fs::linkat(fd, c"", new_dir, new, AtFlags::EMPTY_PATH);
+    match change("linkat", directly) {
         Err(Errno::NOENT | Errno::INVAL) => {}
         result => return result,
     }
-    let path = super::fd::proc_path(fd.as_fd());
-    rustix::fs::linkat(CWD, path.as_slice(), new_dir, new, AtFlags::SYMLINK_FOLLOW)
+    let path = super::fd::proc_path(fd);
+    change("linkat", || {
+        rustix::fs::linkat(CWD, path.as_slice(), new_dir, new, AtFlags::SYMLINK_FOLLOW)
+    })
 }
 
 /// Removes a name that is not a directory.
 pub(crate) fn unlink_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
-    rustix::fs::unlinkat(dir, name, AtFlags::empty())
+    change("unlinkat", || {
+        rustix::fs::unlinkat(dir, name, AtFlags::empty())
+    })
 }
 
 /// Removes an empty directory.
 pub(crate) fn rmdir_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
-    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+    change("unlinkat", || {
+        rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+    })
 }
 
 /// Renames; plain renameat when no flag is given, for filesystems that know no flags. On these
@@ -115,15 +139,21 @@ pub(crate) fn rmdir_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
 pub(crate) fn rename_at(
     old_dir: impl AsFd, old: &[u8], new_dir: impl AsFd, new: &[u8], flags: RenameFlags,
 ) -> Result<()> {
-    if flags.is_empty() {
-        return rustix::fs::renameat(old_dir, old, new_dir, new);
-    }
     let (old_dir, new_dir) = (old_dir.as_fd(), new_dir.as_fd());
-    match rustix::fs::renameat_with(old_dir, old, new_dir, new, flags) {
+    let plainly = || {
+        change("renameat", || {
+            rustix::fs::renameat(old_dir, old, new_dir, new)
+        })
+    };
+    if flags.is_empty() {
+        return plainly();
+    }
+    let with_flags = || rustix::fs::renameat_with(old_dir, old, new_dir, new, flags);
+    match change("renameat", with_flags) {
         Err(Errno::INVAL | Errno::NOSYS) if flags == RenameFlags::NOREPLACE => {
             match rustix::fs::statat(new_dir, new, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(_) => Err(Errno::EXIST),
-                Err(Errno::NOENT) => rustix::fs::renameat(old_dir, old, new_dir, new),
+                Err(Errno::NOENT) => plainly(),
                 Err(e) => Err(e),
             }
         }
@@ -136,13 +166,10 @@ pub(crate) fn chown_at(
     dir: impl AsFd, name: &[u8], uid: Option<u32>, gid: Option<u32>,
 ) -> Result<()> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-    rustix::fs::chownat(
-        dir,
-        name,
-        uid.map(Uid::from_raw),
-        gid.map(Gid::from_raw),
-        flags,
-    )
+    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    change("fchownat", || {
+        rustix::fs::chownat(dir, name, uid, gid, flags)
+    })
 }
 
 /// Changes the permission bits without following a symlink. An empty name means `dir` itself.
@@ -163,12 +190,10 @@ pub(crate) fn chmod_at(dir: impl AsFd, name: &[u8], mode: u32) -> Result<()> {
         handle.as_fd()
     };
     let path = super::fd::proc_path(fd);
-    rustix::fs::chmodat(
-        CWD,
-        path.as_slice(),
-        Mode::from_raw_mode(mode & 0o7777),
-        AtFlags::empty(),
-    )
+    let mode = Mode::from_raw_mode(mode & 0o7777);
+    change("fchmodat", || {
+        rustix::fs::chmodat(CWD, path.as_slice(), mode, AtFlags::empty())
+    })
 }
 
 /// A time to set.
@@ -210,5 +235,7 @@ pub(crate) fn utimens_at(
         last_modification: mtime.to_timespec(),
     };
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-    rustix::fs::utimensat(dir, name, &times, flags)
+    change("utimensat", || {
+        rustix::fs::utimensat(dir, name, &times, flags)
+    })
 }

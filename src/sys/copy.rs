@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::fault::change;
 use super::{Errno, Result, Stat, file};
 
 /// Buffer of the last resort; large enough that the call's cost does not show.
@@ -67,7 +68,7 @@ pub(crate) fn copy_data(
     }
     if refusals.may(Way::Clone, from) {
         // A clone of the whole file is cut to size afterwards: it moves no data in either case.
-        match rustix::fs::ioctl_ficlone(dst, src) {
+        match change("ficlone", || rustix::fs::ioctl_ficlone(dst, src)) {
             Ok(()) if len < from.size => return file::truncate(dst, len).map(|()| Copied::Cloned),
             Ok(()) => return Ok(Copied::Cloned),
             Err(e) => refusals.note(Way::Clone, from, e),

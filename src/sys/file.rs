@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{FallocateFlags, SeekFrom};
 
+use super::fault::change;
 use super::{Errno, Result};
 
 /// Reads until `buf` is full or the file ends; returns how much was read.
@@ -27,7 +28,8 @@ pub(crate) fn read_full(fd: impl AsFd, buf: &mut [u8], offset: u64) -> Result<us
 pub(crate) fn write_full(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usize> {
     let mut done = 0;
     while done < data.len() {
-        match rustix::io::pwrite(fd.as_fd(), &data[done..], offset + done as u64) {
+        let write = || rustix::io::pwrite(fd.as_fd(), &data[done..], offset + done as u64);
+        match change("pwrite", write) {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(Errno::INTR) => {}
@@ -57,22 +59,24 @@ pub(crate) fn append_full(fd: impl AsFd, data: &[u8]) -> Result<usize> {
 
 /// Sets the size.
 pub(crate) fn truncate(fd: impl AsFd, size: u64) -> Result<()> {
-    rustix::fs::ftruncate(fd, size)
+    change("ftruncate", || rustix::fs::ftruncate(fd, size))
 }
 
 /// fallocate(2) with the caller's raw mode bits.
 #[allow(clippy::cast_sign_loss)]
 pub(crate) fn fallocate(fd: impl AsFd, mode: i32, offset: u64, len: u64) -> Result<()> {
     let flags = FallocateFlags::from_bits_retain(mode as u32);
-    rustix::fs::fallocate(fd, flags, offset, len)
+    change("fallocate", || {
+        rustix::fs::fallocate(fd, flags, offset, len)
+    })
 }
 
 /// Flushes the file to stable storage; `data_only` leaves out what reading does not need.
 pub(crate) fn sync(fd: impl AsFd, data_only: bool) -> Result<()> {
     if data_only {
-        rustix::fs::fdatasync(fd)
+        change("fdatasync", || rustix::fs::fdatasync(fd))
     } else {
-        rustix::fs::fsync(fd)
+        change("fsync", || rustix::fs::fsync(fd))
     }
 }
 
@@ -83,18 +87,18 @@ pub(crate) fn write_out(fd: impl AsFd) -> Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    // SAFETY: the descriptor is open for the call, which takes plain numbers else.
-    let ret = unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) };
-    if ret == 0 {
-        Ok(())
-    } else {
-        Err(super::fd::last_errno())
-    }
+    change("sync_file_range", || {
+        // SAFETY: the descriptor is open for the call, which takes plain numbers else.
+        match unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) } {
+            0 => Ok(()),
+            _ => Err(super::fd::last_errno()),
+        }
+    })
 }
 
 /// Flushes the whole filesystem of an open file.
 pub(crate) fn sync_filesystem(fd: impl AsFd) -> Result<()> {
-    rustix::fs::syncfs(fd)
+    change("syncfs", || rustix::fs::syncfs(fd))
 }
 
 /// The next data (or, with `hole`, the next hole) at or after `offset`.
@@ -112,7 +116,9 @@ pub(crate) fn copy_range(
     src: impl AsFd, src_offset: u64, dst: impl AsFd, dst_offset: u64, len: usize,
 ) -> Result<usize> {
     let (mut from, mut to) = (src_offset, dst_offset);
-    rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len)
+    change("copy_file_range", || {
+        rustix::fs::copy_file_range(src, Some(&mut from), dst, Some(&mut to), len)
+    })
 }
 
 /// fchmodat2(2), Linux 6.6: permission bits of a name or handle, never through a symlink.
@@ -120,20 +126,13 @@ pub(crate) fn fchmodat2(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<(
     /// The same number on every architecture that Linux added calls to after 5.1.
     const SYS_FCHMODAT2: libc::c_long = 452;
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-    // SAFETY: `dir` is open for the call, `name` is NUL-terminated and outlives it, and the call
-    // writes no memory of ours.
-    let ret = unsafe {
-        libc::syscall(
-            SYS_FCHMODAT2,
-            dir.as_raw_fd(),
-            name.as_ptr(),
-            mode,
-            libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH,
-        )
-    };
-    if ret == 0 {
-        Ok(())
-    } else {
-        Err(super::fd::last_errno())
-    }
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
+    change("fchmodat", || {
+        // SAFETY: `dir` is open for the call, `name` is NUL-terminated and outlives it, and the call
+        // writes no memory of ours.
+        match unsafe { libc::syscall(SYS_FCHMODAT2, dir.as_raw_fd(), name.as_ptr(), mode, flags) } {
+            0 => Ok(()),
+            _ => Err(super::fd::last_errno()),
+        }
+    })
 }

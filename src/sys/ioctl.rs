@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use super::fault::change;
 use super::{Errno, Result};
 
 /// `FS_IOC_GETFLAGS`: inode flags (chattr), read.
@@ -67,17 +68,25 @@ pub(crate) fn attribute(fd: impl AsFd, command: u32, input: &[u8], out: usize) -
     struct Arg([u8; 32]);
     let mut arg = Arg([0; 32]);
     arg.0[..input.len()].copy_from_slice(input);
-    // SAFETY: the descriptor is open for the call, and each of the four commands reads or writes
-    // at most 28 bytes at the argument, which has 32.
-    let ret = unsafe {
-        libc::ioctl(
-            fd.as_fd().as_raw_fd(),
-            libc::Ioctl::from(command),
-            arg.0.as_mut_ptr(),
-        )
+    let mut call = || {
+        // SAFETY: the descriptor is open for the call, and each of the four commands reads or writes
+        // at most 28 bytes at the argument, which has 32.
+        let ret = unsafe {
+            libc::ioctl(
+                fd.as_fd().as_raw_fd(),
+                libc::Ioctl::from(command),
+                arg.0.as_mut_ptr(),
+            )
+        };
+        match ret {
+            0.. => Ok(()),
+            _ => Err(super::fd::last_errno()),
+        }
     };
-    if ret < 0 {
-        return Err(super::fd::last_errno());
+    if matches!(command, SETFLAGS | FSSETXATTR) {
+        change("ioctl", call)?;
+    } else {
+        call()?;
     }
     Ok(arg.0[..out.min(ARG)].to_vec())
 }

@@ -10,6 +10,7 @@ pub(crate) mod copy;
 pub(crate) mod cred;
 pub(crate) mod daemonize;
 pub(crate) mod dir;
+pub(crate) mod fault;
 pub(crate) mod fd;
 pub(crate) mod file;
 pub(crate) mod fusermount;

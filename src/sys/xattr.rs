@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rustix::fs::XattrFlags;
 
+use super::fault::change;
 use super::fd::proc_path_at;
 use super::{Errno, Result};
 
@@ -18,7 +19,7 @@ const MAX: usize = 65536;
 
 /// Removes an attribute of what a path leads to.
 pub(crate) fn remove_path(path: &Path, attr: &[u8]) -> Result<()> {
-    rustix::fs::removexattr(path, attr)
+    change("removexattr", || rustix::fs::removexattr(path, attr))
 }
 
 /// Runs `call` with the object's descriptor or its path, whichever works.
@@ -102,19 +103,23 @@ pub(crate) fn set(
     dir: BorrowedFd<'_>, name: &[u8], attr: &[u8], value: &[u8], flags: u32,
 ) -> Result<()> {
     let flags = XattrFlags::from_bits_retain(flags);
-    on(dir, name, |object| match object {
-        Object::Open(fd) => rustix::fs::fsetxattr(fd, attr, value, flags),
-        Object::Handle(path) => rustix::fs::setxattr(path, attr, value, flags),
-        Object::Named(path) => rustix::fs::lsetxattr(path, attr, value, flags),
+    change("setxattr", || {
+        on(dir, name, |object| match object {
+            Object::Open(fd) => rustix::fs::fsetxattr(fd, attr, value, flags),
+            Object::Handle(path) => rustix::fs::setxattr(path, attr, value, flags),
+            Object::Named(path) => rustix::fs::lsetxattr(path, attr, value, flags),
+        })
     })
 }
 
 /// Removes `attr`.
 pub(crate) fn remove(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8]) -> Result<()> {
-    on(dir, name, |object| match object {
-        Object::Open(fd) => rustix::fs::fremovexattr(fd, attr),
-        Object::Handle(path) => rustix::fs::removexattr(path, attr),
-        Object::Named(path) => rustix::fs::lremovexattr(path, attr),
+    change("removexattr", || {
+        on(dir, name, |object| match object {
+            Object::Open(fd) => rustix::fs::fremovexattr(fd, attr),
+            Object::Handle(path) => rustix::fs::removexattr(path, attr),
+            Object::Named(path) => rustix::fs::lremovexattr(path, attr),
+        })
     })
 }
 

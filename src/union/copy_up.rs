@@ -228,6 +228,10 @@ impl Union {
         if leaves_data {
             elsewhere::set_metacopy(file.as_fd(), b"")?;
         }
+        if len < stat.size {
+            // A copy of less is the change itself, and nobody is to see it without its time.
+            sys::at::utimens_at(&file, b"", SetTime::At(stat.atime), SetTime::Now)?;
+        }
         Ok(Filled {
             file,
             made,

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{OFlags, RenameFlags};
 
+use crate::layer::Upper;
 use crate::layer::name::Name;
 use crate::layer::upper::{DEFAULT_ACL, Temp};
 use crate::sys::cred::Creds;
@@ -167,6 +168,7 @@ impl Union {
         };
         let stat = self.owners.recorded(0, fd.as_fd(), name.bytes(), stat)?;
         let is_tidy = self.finish_whiteout(fd.as_fd(), name, state, &stat)?;
+        let stat = self.with_mark(fd.as_fd(), name, state, stat);
         if stat.kind().is_dir() {
             Self::subdir_changed(&parent, true);
         }
@@ -195,6 +197,20 @@ impl Union {
             });
         }
         Ok((entry, file))
+    }
+
+    /// The attributes of a new object once its marks are made: with a file for a mark in it, a directory
+    /// has another size on some filesystems.
+    fn with_mark(
+        &self, parent: BorrowedFd<'_>, name: Name<'_>, state: InUpper, mut stat: Stat,
+    ) -> Stat {
+        let always = self.upper().is_ok_and(Upper::always_opaque);
+        let marked = stat.kind().is_dir() && (state.marker || always);
+        if marked && let Ok(now) = sys::stat::stat_at(parent, name.bytes()) {
+            (stat.size, stat.blocks) = (now.size, now.blocks);
+            (stat.mtime, stat.ctime) = (now.mtime, now.ctime);
+        }
+        stat
     }
 
     /// Makes the object at its place.
@@ -311,7 +327,8 @@ impl Union {
             && !state.whiteout_entry
             && let Err(e) = upper.set_opaque(parent, name.bytes())
         {
-            // Nothing was shown yet: take the directory back.
+            // Nothing was shown yet: take the directory back. A mark by two steps may have got one.
+            let _ = upper.clear_opaque(parent, name.bytes());
             let _ = sys::at::rmdir_at(parent, name.bytes());
             return Err(e);
         }

@@ -258,29 +258,16 @@ impl Union {
             Need::Bytes(n) => n.min(stat.size),
             Need::All | Need::Attributes => stat.size,
         };
-        let upper = self.upper()?;
-        let from = sys::stat::fstat(&*src)?;
-        let copied = sys::copy::copy_data(&*src, &from, &dst, len, &upper.refusals)?;
-        if len < stat.size {
-            // Before the record goes: without it the rest would be holes.
-            sys::file::truncate(&dst, len)?;
+        let brought = self.bring_data(inode, &src, &dst, (&stat, len), capability);
+        if brought.is_err() && elsewhere::is_metacopy(&dst)? {
+            // The data are still elsewhere: all is as it was.
+            if len < stat.size {
+                let _ = sys::file::truncate(&dst, stat.size);
+            }
+            let (atime, mtime) = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
+            let _ = sys::at::utimens_at(&dst, b"", atime, mtime);
+            return brought;
         }
-        // Writing has cleared what a change of the data clears; but they have not changed.
-        if let Some(value) = capability {
-            sys::xattr::set(dst.as_fd(), b"", CAPABILITY, &value, 0)?;
-            // Whoever looked meanwhile found none.
-            inode.facts.attr_changes();
-        }
-        if sys::stat::fstat(&dst)?.mode != stat.mode {
-            sys::at::chmod_at(&dst, b"", stat.mode)?;
-        }
-        let (atime, mtime) = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
-        sys::at::utimens_at(&dst, b"", atime, mtime)?;
-        if !self.volatile {
-            // Before the record goes, as for a name.
-            upper.order.settle(&dst, copied)?;
-        }
-        elsewhere::clear_metacopy(dst.as_fd(), b"")?;
         if let Some(data) = inode.data() {
             // It may have been let go meanwhile, and who reads it needs it on.
             let key = (inode.serial, data.layer, Use::Data);
@@ -289,6 +276,42 @@ impl Union {
         self.forget_data(inode);
         tracing::debug!(inode = inode.ino(), "data copied up");
         Ok(())
+    }
+
+    /// Copies the first `len` bytes of the data from `src` into `dst`, whose attributes are `stat`, and
+    /// removes the record that says that they are elsewhere.
+    fn bring_data(
+        &self, inode: &Inode, src: &OwnedFd, dst: &OwnedFd, (stat, len): (&Stat, u64),
+        capability: Option<Vec<u8>>,
+    ) -> Result<()> {
+        let upper = self.upper()?;
+        let from = sys::stat::fstat(src)?;
+        let copied = sys::copy::copy_data(src, &from, dst, len, &upper.refusals)?;
+        if len < stat.size {
+            // Before the record goes: without it the rest would be holes.
+            sys::file::truncate(dst, len)?;
+        }
+        // Writing has cleared what a change of the data clears; but they have not changed.
+        if let Some(value) = capability {
+            sys::xattr::set(dst.as_fd(), b"", CAPABILITY, &value, 0)?;
+            // Whoever looked meanwhile found none.
+            inode.facts.attr_changes();
+        }
+        if sys::stat::fstat(dst)?.mode != stat.mode {
+            sys::at::chmod_at(dst, b"", stat.mode)?;
+        }
+        let mtime = if len < stat.size {
+            // That was a change, which the file shows already.
+            SetTime::Omit
+        } else {
+            SetTime::At(stat.mtime)
+        };
+        sys::at::utimens_at(dst, b"", SetTime::At(stat.atime), mtime)?;
+        if !self.volatile {
+            // Before the record goes, as for a name.
+            upper.order.settle(dst, copied)?;
+        }
+        elsewhere::clear_metacopy(dst.as_fd(), b"")
     }
 
     /// Keeps the attributes of a file still while its data come: they are put back afterwards to what

@@ -288,6 +288,10 @@ impl Union {
         if !self.owners.keeps_records() {
             return chown();
         }
+        // First, so that a failure leaves nobody a file of theirs with another's capabilities.
+        if self.owners.form(0).is_some() && holds_record(real.stat()?.kind()) {
+            self.drop_capabilities(real)?;
+        }
         let changed = self.change_record(real, |stat| {
             stat.uid = uid.unwrap_or(stat.uid);
             stat.gid = gid.unwrap_or(stat.gid);
@@ -299,7 +303,7 @@ impl Union {
             }
         })?;
         if changed {
-            self.drop_capabilities(real)
+            Ok(())
         } else {
             best_effort(chown())
         }
@@ -340,6 +344,10 @@ impl Union {
     /// Removes file capabilities, which a change of owner or data ends.
     fn drop_capabilities(&self, real: &Real) -> Result<()> {
         let stored = self.owners.stored_name(0, CAPABILITY)?;
+        // Hardly any file has one, and what need not be changed cannot fail half-way.
+        if sys::xattr::get(real.fd(), &real.name, &stored)?.is_none() {
+            return Ok(());
+        }
         match sys::xattr::remove(real.fd(), &real.name, &stored) {
             Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
             result => result,

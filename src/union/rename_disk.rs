@@ -7,7 +7,7 @@ use rustix::fs::RenameFlags;
 
 use crate::layer::name::whiteout_of;
 use crate::layer::remove_tree::empty_tree;
-use crate::layer::{opaque, upper::Upper};
+use crate::layer::{opaque, origin, upper::Upper};
 use crate::options::WhiteoutForm;
 use crate::sys::{self, Errno, Result};
 
@@ -35,6 +35,11 @@ impl Union {
             return Ok(false);
         }
         sys::cred::enter_own();
+        let own = || self.inodes.numbers.of(stat.dev, stat.ino);
+        let number = match &dst.inode {
+            Some(inode) => inode.ino(),
+            None => origin::recorded(old.as_fd(), b"", stat.ino)?.unwrap_or_else(own),
+        };
         let clean = upper.temp(|dir, temp| sys::at::mkdir_at(dir, temp, 0o700))?;
         let stat = self.owners.recorded(0, old.as_fd(), b"", stat)?;
         let from = (0, old.as_fd(), &b""[..]);
@@ -47,6 +52,9 @@ impl Union {
             opaque::set_attr(clean.dir(), clean.name())?;
         }
         let new = sys::stat::stat_at(clean.dir(), clean.name())?;
+        // It may stay, if the rename comes to nothing; users know it by the old one's number.
+        origin::record(clean.dir(), clean.name(), number, new.ino)?;
+        self.mark_copies(dst.parent, parent)?;
         match clean.publish(parent, name, RenameFlags::EXCHANGE) {
             // A filesystem without exchanges. What the directory hides is hidden by then, so its
             // markers can go one by one.

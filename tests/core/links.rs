@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType};
+use rustix::io::Errno;
 use unionfs::options::Options;
 
 use crate::ops::{Outcome, Result};
@@ -14,7 +15,9 @@ use crate::union_side::UnionSide;
 impl UnionSide {
     /// Gives every name its own place; no entry is left then.
     pub fn flush(&self) -> Result {
-        self.union().flush_plinks()?;
+        if self.union().flush_plinks()?.kept > 0 {
+            return Err(Errno::BUSY);
+        }
         let upper = self.options.upper.as_ref().unwrap();
         let entries = std::fs::read_dir(upper.join(".wh..wh.plnk"));
         for entry in entries.into_iter().flatten() {

@@ -15,6 +15,8 @@
 
 mod concurrent;
 mod draw;
+#[cfg(feature = "faults")]
+mod faults;
 mod few;
 mod harness;
 mod invariants;

@@ -50,6 +50,10 @@ pub enum Action {
     Truncate {
         size: u64,
     },
+    /// truncate(2), which opens nothing.
+    Cut {
+        size: u64,
+    },
     /// open(2) with O_TRUNC.
     OpenTruncate,
     Chmod {

@@ -209,6 +209,11 @@ impl Plain {
                 // Symlinks are not asked.
                 rustix::fs::chmodat(CWD, &path, Mode::from_raw_mode(*mode), AtFlags::empty())?;
             }
+            Action::Cut { size } => {
+                let size = i64::try_from(*size).unwrap();
+                nix::unistd::truncate(&path, size)
+                    .map_err(|e| Errno::from_raw_os_error(e as i32))?;
+            }
             Action::Chown { uid, gid } => {
                 let uid = uid.map(rustix::fs::Uid::from_raw);
                 let gid = gid.map(rustix::fs::Gid::from_raw);

@@ -318,7 +318,7 @@ impl UnionSide {
     fn settings(&self, who: Who, id: u64, action: &Action) -> Result<Option<SetAttr>> {
         let mut set = SetAttr::default();
         match action {
-            Action::Truncate { size } => set.size = Some(*size),
+            Action::Truncate { size } | Action::Cut { size } => set.size = Some(*size),
             Action::Chmod { mode } => {
                 let stat = self.union().getattr(id)?.stat;
                 let strip = who.uid != 0 && who.gid != stat.gid;

@@ -20,7 +20,8 @@ impl UnionSide {
         if kind == FileType::RegularFile {
             content = vec![0; usize::try_from(stat.size).unwrap() + 1];
             let n = union.read(id, 0, &mut content)?;
-            content.truncate(n);
+            // The kernel asks for no more than that.
+            content.truncate(n.min(usize::try_from(stat.size).unwrap()));
         }
         let target = match kind {
             FileType::Symlink => union.readlink(id)?,
