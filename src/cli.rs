@@ -23,6 +23,11 @@ pub enum Command {
         /// Where it is mounted.
         mountpoint: PathBuf,
     },
+    /// Have this program serve a mount in the place of the one that does.
+    Upgrade {
+        /// Where it is mounted.
+        mountpoint: PathBuf,
+    },
     /// Look at or flush pseudo-links.
     Plink(Plink),
     /// Show on screen what a union does.
@@ -101,6 +106,11 @@ enum Verb {
         /// Where it is mounted
         mountpoint: PathBuf,
     },
+    /// Have this program serve a mount (made with -o supervise) from now on
+    Upgrade {
+        /// Where it is mounted
+        mountpoint: PathBuf,
+    },
     /// List or flush what holds the names of linked files together
     Plink(plink::PlinkArgs),
     /// Build a small stack of layers, mount it and show what a union does
@@ -164,6 +174,7 @@ where
     };
     match (cli.verb, cli.mount) {
         (Some(Verb::Umount { mountpoint }), _) => Ok(Command::Umount { mountpoint }),
+        (Some(Verb::Upgrade { mountpoint }), _) => Ok(Command::Upgrade { mountpoint }),
         (Some(Verb::Plink(plink)), _) => plink.check(),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
         (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {

@@ -19,6 +19,8 @@ pub(crate) const PLINK_FLUSH: u32 = control_number(0x50);
 pub(crate) const PLINK_LIST: u32 = control_number(0x51);
 /// Tell how many requests of each kind came, by their numbers.
 pub(crate) const REQUESTS: u32 = control_number(0x52);
+/// Has the program at the path in the argument, which ends with a NUL byte, serve the mount.
+pub(crate) const UPGRADE: u32 = control_number(0x53);
 /// Words of their argument.
 pub(crate) const CONTROL_WORDS: usize = 64;
 
@@ -31,7 +33,14 @@ const fn control_number(number: u32) -> u32 {
 pub(crate) fn control(fd: impl AsFd, command: u32, input: u64) -> Result<[u64; CONTROL_WORDS]> {
     let mut words = [0; CONTROL_WORDS];
     words[0] = input;
-    if !matches!(command, PLINK_FLUSH | PLINK_LIST | REQUESTS) {
+    control_with(fd, command, words)
+}
+
+/// Asks the daemon of a mount for one of ours.
+pub(crate) fn control_with(
+    fd: impl AsFd, command: u32, mut words: [u64; CONTROL_WORDS],
+) -> Result<[u64; CONTROL_WORDS]> {
+    if !matches!(command, PLINK_FLUSH | PLINK_LIST | REQUESTS | UPGRADE) {
         return Err(Errno::NOTTY);
     }
     // SAFETY: the descriptor is open for the call; by its number, the command reads and writes as

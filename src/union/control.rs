@@ -7,7 +7,11 @@ use super::{ROOT, Union};
 impl Union {
     /// True for an ioctl that is for us.
     pub fn is_control(&self, id: u64, command: u32) -> bool {
-        id == ROOT && matches!(command, ioctl::PLINK_FLUSH | ioctl::PLINK_LIST)
+        id == ROOT
+            && matches!(
+                command,
+                ioctl::PLINK_FLUSH | ioctl::PLINK_LIST | ioctl::UPGRADE
+            )
     }
 
     /// Carries it out. It may take long.
