@@ -151,7 +151,13 @@ fn play(role: Role, options: &Options, foreground: bool) -> Result<(), Failure> 
         Role::Keeper(outcome) => outcome,
         Role::Server(target, notice) => {
             let log = log::init(log::filter(options)?, options, foreground)?;
-            serve::serve(options, target, notice, log)
+            let again = matches!(target, Target::Again(_));
+            let outcome = serve::serve(options, target, notice, log);
+            if again && let Err(failure) = &outcome {
+                // Whoever would be told is gone.
+                tracing::error!("{failure}");
+            }
+            outcome
         }
     }
 }

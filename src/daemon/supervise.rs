@@ -9,11 +9,12 @@ mod layers;
 mod signals;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::unistd::{Pid, setpgid};
 
-use self::keeper::Keeper;
+use self::keeper::{Keeper, Part};
 use super::Failure;
 use super::ready::Notice;
 use super::upgrade;
@@ -42,11 +43,16 @@ pub(super) fn divide(
 /// The same in a program that was executed to go on with a mount; `None` when this one was not.
 pub(super) fn go_on(options: &mut Options) -> Option<Result<Role, Failure>> {
     let lines = upgrade::inherited()?;
-    let keeper = lines.and_then(|lines| Keeper::again(options, lines));
-    Some(match keeper {
-        Ok(keeper) => go_round(keeper, options, None),
-        Err(error) => Err(fail(error)),
-    })
+    Some(
+        match lines.and_then(|lines| Keeper::again(options, lines)) {
+            Ok((keeper, Part::Server(way))) => serve(keeper, options, way),
+            Ok((mut keeper, Part::Keeper(pid, way))) => match keeper.keep(pid, &way, None) {
+                Some(end) => Ok(Role::Keeper(end)),
+                None => go_round(keeper, options, None),
+            },
+            Err(error) => Err(fail(error)),
+        },
+    )
 }
 
 fn fail(error: impl std::fmt::Display) -> Failure {
@@ -61,23 +67,38 @@ fn go_round(
         match daemonize::fork().map_err(fail)? {
             Side::Child => {
                 drop(ours);
-                keeper.signals.leave();
-                // Of its own, so that a terminal's signals come once, from the keeper.
-                let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
-                journal::start(keeper.words, theirs);
+                if keeper.is_upgrading() {
+                    return Err(fail(keeper.execute_server(&theirs)));
+                }
                 let Some((target, notice)) = first else {
-                    let target = keeper.into_target(options).map_err(fail)?;
-                    return Ok(Role::Server(target, None));
+                    return serve(keeper, options, theirs);
                 };
+                begin(&mut keeper, theirs)?;
                 return Ok(Role::Server(target, notice));
             }
             Side::Parent(pid) => {
                 drop(theirs);
                 let notice = first.take().and_then(|(_, notice)| notice);
+                keeper.begins();
                 if let Some(end) = keeper.keep(pid, &ours, notice) {
                     return Ok(Role::Keeper(end));
                 }
             }
         }
     }
+}
+
+/// Has this process be a server with what was kept.
+fn serve(mut keeper: Keeper, options: &mut Options, way: OwnedFd) -> Result<Role, Failure> {
+    begin(&mut keeper, way)?;
+    let target = keeper.into_target(options).map_err(fail)?;
+    Ok(Role::Server(target, None))
+}
+
+/// Has this process be a server; `way` leads to the one that keeps the mount.
+fn begin(keeper: &mut Keeper, way: OwnedFd) -> Result<(), Failure> {
+    keeper.signals.leave();
+    // Of its own, so that a terminal's signals come once, from the keeper.
+    let _ = setpgid(Pid::from_raw(0), Pid::from_raw(0));
+    journal::start(keeper.words, way).map_err(|e| fail(io::Error::from(e)))
 }

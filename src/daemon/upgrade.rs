@@ -1,7 +1,9 @@
 //! `unionfs upgrade`: the program that is asked serves the mount from then on.
 //!
-//! The process that keeps the mount executes it, with its own arguments, and tells it in a file
-//! without a name which descriptors it goes on with.
+//! It is executed with the arguments of the one before, and told in a file without a name which
+//! descriptors it goes on with. First by a new server: only when that serves does the process that
+//! keeps the mount become the new program too. So one that refuses, fails or is none of ours costs
+//! the mount nothing but the time: the program before serves on.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -21,10 +23,14 @@ use crate::sys::{Errno, handover};
 /// Holds the number of the file that says what is passed on.
 const VARIABLE: &str = "UNIONFS_KEPT";
 
+/// The program that was to serve ended before it did.
+pub(super) const REFUSED: Errno = Errno::PROTO;
+
 /// Has this program serve the mount at `mountpoint`.
 ///
 /// # Errors
-/// When it is none of ours, was not mounted with `supervise`, or this program cannot be executed.
+/// When it is none of ours, was not mounted with `supervise`, or this program cannot be executed or
+/// does not begin to serve. Then the one before serves on.
 pub fn upgrade(mountpoint: &Path) -> Result<(), Failure> {
     let fail = |reason: &dyn std::fmt::Display| {
         Failure::new(format_args!("upgrade {}: {reason}", mountpoint.display()))
@@ -46,6 +52,9 @@ pub fn upgrade(mountpoint: &Path) -> Result<(), Failure> {
         Ok(_) => Ok(()),
         Err(Errno::OPNOTSUPP) => Err(fail(&"it was not mounted with the option supervise")),
         Err(Errno::NOTTY) => Err(fail(&"not the root of a union")),
+        Err(REFUSED) => Err(fail(
+            &"this program could not go on with it (the log says why); the one before serves on",
+        )),
         Err(errno) => Err(fail(&io::Error::from(errno))),
     }
 }

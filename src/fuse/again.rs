@@ -4,6 +4,8 @@
 //! locked from its own look at the names until the answer, so nobody else can have made or taken
 //! away what is there or gone now: what stands in the way of doing it again was done by it.
 
+use std::time::{Duration, Instant};
+
 use fuser::{ReplyEntry, ReplyIoctl, Request};
 
 use crate::sys::handover::RESENT;
@@ -47,20 +49,9 @@ pub(super) fn was_set(
     settled(done, Errno::EXIST, result)
 }
 
-/// Has another program serve the mount: this process is ended then, and the request answered by the
-/// next one.
-pub(super) fn upgrade(resent: bool, path: &[u8], reply: ReplyIoctl) {
-    let journal = journal::active().ok_or(Errno::OPNOTSUPP);
-    match journal.and_then(|journal| match resent {
-        true => journal.upgraded().map(|()| true),
-        false => journal.upgrade(path).map(|()| false),
-    }) {
-        Ok(true) => reply.ioctl(0, path),
-        // Dropped, it would answer by itself.
-        Ok(false) => std::mem::forget(reply),
-        Err(e) => reply.error(errno(e)),
-    }
-}
+/// How often an upgrade that is under way is looked after, and for how long.
+const LOOK: Duration = Duration::from_millis(1);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl UnionFs {
     /// Makes an object, unless that was done before.
@@ -81,6 +72,36 @@ impl UnionFs {
         self.as_long_as(takes, move |union| {
             let linked = union.link(id, parent, &name);
             reply::entry(reply, made(union, resent, parent, &name, linked), policy);
+        });
+    }
+
+    /// Has another program serve the mount: this process is ended then, and the request answered by
+    /// the next one.
+    pub(super) fn upgrade(&self, resent: bool, path: &[u8], reply: ReplyIoctl) {
+        let Some(journal) = journal::active() else {
+            return reply.error(errno(Errno::OPNOTSUPP));
+        };
+        if !resent || journal.is_upgrade_lost() {
+            return match journal.upgrade(path) {
+                // Dropped, it would answer by itself.
+                Ok(()) => std::mem::forget(reply),
+                Err(e) => reply.error(errno(e)),
+            };
+        }
+        let path = path.to_vec();
+        self.aside(move |_| {
+            let end = Instant::now() + PATIENCE;
+            let result = loop {
+                match journal.upgraded() {
+                    None if Instant::now() < end => std::thread::sleep(LOOK),
+                    None => break Err(Errno::TIMEDOUT),
+                    Some(result) => break result,
+                }
+            };
+            match result {
+                Ok(()) => reply.ioctl(0, &path),
+                Err(e) => reply.error(errno(e)),
+            }
         });
     }
 }

@@ -6,7 +6,7 @@ use crate::stats::Op;
 use crate::sys::{Errno, cred, ioctl};
 use crate::union::ROOT;
 
-use super::again::{self, is_resent};
+use super::again::is_resent;
 use super::convert::errno;
 use super::filesystem::UnionFs;
 
@@ -34,7 +34,7 @@ impl UnionFs {
             return reply.ioctl(0, &self.counts.bytes());
         }
         if command == ioctl::UPGRADE {
-            return again::upgrade(is_resent(req), input, reply);
+            return self.upgrade(is_resent(req), input, reply);
         }
         let input = input.to_vec();
         self.aside(move |union| match union.control(command, &input) {

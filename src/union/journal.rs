@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::sys::handover;
+use crate::sys::{Errno, Result, handover};
 
 use super::inode::{Alias, NewInode};
 
@@ -29,7 +29,7 @@ mod tests;
 mod upgrade;
 
 pub(crate) use read::{Noted, Swap};
-pub(crate) use upgrade::{program, set_upgraded};
+pub(crate) use upgrade::{begin_upgrade, end_upgrade, program};
 
 /// Says that the memory has this layout; the last byte is its version.
 const MAGIC: u64 = u64::from_be_bytes(*b"unionfs\x01");
@@ -57,7 +57,7 @@ mod head {
     pub const SWAP: usize = 128;
     pub const SWAP_FROM: usize = 160;
     pub const SWAP_TO: usize = 192;
-    /// What became of the last upgrade: an errno, or 0.
+    /// What became of the last upgrade: an errno, 0, or how far it is (`upgrade`).
     pub const UPGRADED: usize = 4;
     /// The program that is to serve: its path, ended by a NUL byte.
     pub const PROGRAM: usize = 256;
@@ -114,8 +114,15 @@ pub(crate) fn active() -> Option<&'static Journal> {
 }
 
 /// Has this process write a journal from now on; `keeper` is the way to whoever keeps it.
-pub(crate) fn start(words: &'static [AtomicU64], keeper: OwnedFd) {
-    words[head::MAGIC].store(MAGIC, Ordering::Release);
+///
+/// # Errors
+/// EPROTO when the memory is laid out as another version of the program does.
+pub(crate) fn start(words: &'static [AtomicU64], keeper: OwnedFd) -> Result<()> {
+    let before = words[head::MAGIC].swap(MAGIC, Ordering::AcqRel);
+    if ![0, MAGIC].contains(&before) {
+        words[head::MAGIC].store(before, Ordering::Release);
+        return Err(Errno::PROTO);
+    }
     words[head::SERVERS].fetch_add(1, Ordering::AcqRel);
     words[head::END].fetch_max(FIRST as u64, Ordering::AcqRel);
     let journal = Journal {
@@ -126,6 +133,7 @@ pub(crate) fn start(words: &'static [AtomicU64], keeper: OwnedFd) {
     journal.find_free();
     // A process starts it once.
     let _ = ACTIVE.set(journal);
+    Ok(())
 }
 
 /// True while a node still has the cell that is said to be its.

@@ -130,3 +130,63 @@ fn an_upgrade_that_cannot_be() {
     assert!(outcome.stderr.contains("supervise"), "{}", outcome.stderr);
     m.assert_file("f", "1");
 }
+
+/// Something that is none of ours, does not begin, or understands the kernel otherwise: the program
+/// before serves on, and is asked to pass the mount on once more.
+#[test]
+fn an_upgrade_that_fails() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let m = Stack::new()
+        .lower(["f=1"])
+        .mount_with("supervise,open=cached");
+    let keeper = keeper(m.path());
+    let runs = || fs::read_link(format!("/proc/{keeper}/exe")).unwrap();
+    let before = runs();
+    let dir = m.layers.scratch().join("program");
+    let program = dir.join("unionfs");
+    fs::create_dir(&dir).unwrap();
+    let open = fs::File::create(m.p("gone")).unwrap();
+    fs::remove_file(m.p("gone")).unwrap();
+    let own = unionfs();
+    let other_options = format!("#!/bin/sh\nexec {own} \"$1\" \"$2,open=none\" \"$3\"\n");
+    let programs = [
+        (None, "No such file"),
+        (Some("exit 0"), "serves on"),
+        (Some("#!/bin/sh\nexit 3\n"), "serves on"),
+        (Some("#!/bin/sh\nkill -9 $$\n"), "serves on"),
+        (Some(other_options.as_str()), "serves on"),
+    ];
+    for (text, words) in programs {
+        if let Some(text) = text {
+            fs::write(&program, text).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        // Its name is the one of this program only for who calls it.
+        let mut command = std::process::Command::new("unshare");
+        let call = "cp \"$1\" \"$2/copy\" && mount -t tmpfs none \"$3\" && cp \"$2/copy\" \"$3/unionfs\" && \
+                    exec \"$3/unionfs\" upgrade \"$4\"";
+        command.args(["-m", "sh", "-c", call, "sh", own]);
+        let outcome = finish(command.arg(m.layers.scratch()).arg(&dir).arg(m.path()));
+        assert_eq!(outcome.status.code(), Some(1), "{text:?}");
+        assert!(
+            outcome.stderr.contains(words),
+            "{text:?}: {}",
+            outcome.stderr
+        );
+        assert_eq!(runs(), before);
+        m.assert_file("f", "1");
+        assert_eq!(open.metadata().unwrap().len(), 0);
+        fs::write(m.p("new"), "2").unwrap();
+        fs::remove_file(m.p("new")).unwrap();
+    }
+    fs::remove_file(&program).unwrap();
+    fs::copy(own, &program).unwrap();
+    good(&finish(
+        std::process::Command::new(&program)
+            .arg("upgrade")
+            .arg(m.path()),
+    ));
+    assert_eq!(runs(), program);
+    m.assert_ls("", &["f"]);
+}

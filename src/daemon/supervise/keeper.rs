@@ -1,22 +1,24 @@
 //! The process that keeps the mount.
 
+mod upgrade;
+
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::kill;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use self::upgrade::{PATIENCE, Upgrade};
 use super::layers::Layers;
 use super::signals::Signals;
 use crate::daemon::ready::Notice;
-use crate::daemon::upgrade::{Kept, Line};
+use crate::daemon::upgrade::Line;
 use crate::daemon::{Failure, apart};
 use crate::mount::journal::{self, message};
 use crate::mount::{Again, Target};
@@ -59,7 +61,15 @@ pub(super) struct Keeper {
     /// Where relative paths of the options begin.
     base: PathBuf,
     /// Another program is to go on.
-    upgrade: bool,
+    upgrade: Upgrade,
+}
+
+/// What a program that was executed is to be.
+pub(super) enum Part {
+    /// A server; the way to the keeper.
+    Server(OwnedFd),
+    /// The keeper, of a server that serves already; the way to it.
+    Keeper(Pid, OwnedFd),
 }
 
 impl Keeper {
@@ -82,13 +92,14 @@ impl Keeper {
             ready: None,
             short: 0,
             base,
-            upgrade: false,
+            upgrade: Upgrade::No,
         })
     }
 
     /// From what the program passed on that kept the mount before.
-    pub fn again(options: &mut Options, lines: Vec<Line>) -> io::Result<Self> {
+    pub fn again(options: &mut Options, lines: Vec<Line>) -> io::Result<(Self, Part)> {
         sys::fd::raise_fd_limit();
+        let mut part = None;
         let malformed = || io::Error::from(io::ErrorKind::InvalidData);
         let mut memory = None;
         let mut names = HashMap::new();
@@ -102,6 +113,11 @@ impl Keeper {
                     "memory" => memory = Some(fd),
                     "connection" => connection = Some(fd),
                     "held" => drop(held.insert(serial, (cell, fd))),
+                    "keeper" => part = Some(Part::Server(fd)),
+                    "server" => {
+                        let pid = i32::try_from(cell).map_err(|_| malformed())?;
+                        part = Some(Part::Keeper(Pid::from_raw(pid), fd));
+                    }
                     _ => layers.put(&what, cell, fd),
                 },
             }
@@ -111,7 +127,6 @@ impl Keeper {
         let base = name("base")?;
         options.make_absolute(&base);
         let words = shared::map(&memory)?;
-        journal::set_upgraded(words, Ok(()));
         let mut keeper = Self {
             words,
             memory,
@@ -127,39 +142,16 @@ impl Keeper {
             ready: None,
             short: 0,
             base,
-            upgrade: false,
+            upgrade: Upgrade::No,
         };
         keeper.device = keeper.device_now();
-        Ok(keeper)
-    }
-
-    /// Has another program go on. Returns if it cannot be executed.
-    fn execute(&mut self) {
-        let path = PathBuf::from(OsString::from_vec(journal::program(self.words)));
-        let pass_on = || -> io::Result<Kept> {
-            let mut kept = Kept::default();
-            kept.add("memory", (0, 0), &self.memory)?;
-            if let Some(fd) = &self.connection {
-                kept.add("connection", (0, 0), fd)?;
-            }
-            for (serial, (cell, fd)) in &self.held {
-                kept.add("held", (*cell, *serial), fd)?;
-            }
-            self.layers.pass_on(&mut kept)?;
-            kept.add_name("name", self.name.as_os_str())?;
-            kept.add_name("base", self.base.as_os_str())?;
-            kept.add_name(
-                "adopted",
-                OsStr::new(if self.adopted { "yes" } else { "no" }),
-            )?;
-            Ok(kept)
-        };
-        let error = match pass_on() {
-            Ok(kept) => kept.execute(&path),
-            Err(error) => error,
-        };
-        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        journal::set_upgraded(self.words, Err(errno));
+        let part = part.ok_or_else(malformed)?;
+        if matches!(part, Part::Keeper(..)) {
+            keeper.ready = Some(Instant::now());
+            journal::end_upgrade(words, Ok(()));
+        }
+        Signals::release();
+        Ok((keeper, part))
     }
 
     /// What the next server begins with. The options name the layers by what is kept of them.
@@ -176,14 +168,17 @@ impl Keeper {
         })))
     }
 
+    /// A new server begins.
+    pub fn begins(&mut self) {
+        self.ready = None;
+    }
+
     /// Keeps what the server `pid` sends until it ends. `None` when there is to be another.
     pub fn keep(
         &mut self, pid: Pid, socket: &OwnedFd, mut notice: Option<Notice>,
     ) -> Option<Result<(), Failure>> {
-        self.ready = None;
         let is_first = self.connection.is_none();
         let status = loop {
-            self.signals.wait(Some(socket), None);
             // Looked at first: what it sent before it ended is then there.
             let status = waitpid(pid, Some(WaitPidFlag::WNOHANG));
             self.take_messages(socket);
@@ -193,23 +188,24 @@ impl Keeper {
                 // Nobody can be told if that fails.
                 let _ = notice.leave();
             }
-            for signal in self.signals.taken() {
-                let _ = kill(pid, signal);
-            }
-            if self.upgrade {
-                let _ = kill(pid, Signal::SIGKILL);
-            }
             match status {
                 Ok(WaitStatus::StillAlive) => {}
                 Ok(status) => break Some(status),
                 Err(_) => break None,
             }
+            self.pass_signals_on(pid);
+            self.upgrade_on(pid, socket);
+            let limit = self.is_upgrading().then_some(PATIENCE);
+            self.signals.wait(Some(socket), limit);
         };
-        if std::mem::take(&mut self.upgrade) && self.connection.is_some() {
-            self.execute();
+        // However it ended: the old program has not.
+        let has_refused = self.is_upgrading() && self.ready.is_none();
+        self.next_upgrade();
+        if self.is_upgrading() && !self.signals.asked_to_end() {
             return None;
         }
         match status {
+            _ if has_refused => self.next(),
             Some(WaitStatus::Exited(_, 0)) => Some(Ok(())),
             // It said why, and has taken the mount away.
             Some(WaitStatus::Exited(..)) if is_first && self.ready.is_none() => {
@@ -222,6 +218,12 @@ impl Keeper {
                 Some(Err(Failure::new(reason)))
             }
             _ => self.next(),
+        }
+    }
+
+    fn pass_signals_on(&self, pid: Pid) {
+        for signal in self.signals.taken() {
+            let _ = kill(pid, signal);
         }
     }
 
@@ -277,7 +279,7 @@ impl Keeper {
                 Ok(Some(([message::HELD, cell, serial], Some(fd)))) => {
                     self.held.insert(serial, (cell, fd));
                 }
-                Ok(Some(([message::UPGRADE, ..], _))) => self.upgrade = true,
+                Ok(Some(([message::UPGRADE, ..], _))) => self.upgrade = Upgrade::Asked,
                 Ok(Some(_)) => {}
                 // No room for a descriptor: one object less survives.
                 Err(Errno::MFILE) => self.drop_forgotten(),

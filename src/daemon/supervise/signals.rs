@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
@@ -61,6 +61,23 @@ impl Signals {
         let _ = poll(&mut polled, limit.as_ref());
         let mut bytes = [0; 64];
         while self.pipe.read(&mut bytes).is_ok_and(|n| n > 0) {}
+    }
+
+    /// Has those that are passed on wait, for a program that is executed to take them.
+    pub fn hold() {
+        // It can only fail for what is no signal set.
+        let _ = Self::set().thread_block();
+    }
+
+    /// Has those that waited come.
+    pub fn release() {
+        let _ = Self::set().thread_unblock();
+    }
+
+    fn set() -> SigSet {
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+            .into_iter()
+            .collect()
     }
 
     /// Those to be passed on.

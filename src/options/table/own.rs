@@ -56,7 +56,7 @@ pub(super) const ROWS: &[Row] = &[
         status: Supported,
         text: "A second process keeps the mount while its daemon is replaced: when it dies, another goes on \
                where it was, and whoever uses the mount only waits for a moment. Needs Linux 6.9. Data go through \
-               the daemon then: not with `open=passthrough`.",
+               the daemon then: `open=auto` is `cached` for root, and `open=passthrough` becomes `none`.",
         example: "lowerdir=/l1,upperdir=/u,supervise",
     },
     Row {
@@ -64,7 +64,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Own],
         status: Supported,
-        text: "Nobody does. The default.",
+        text: "Nobody does. The default, for lines of fstab too.",
         example: "lowerdir=/l1,upperdir=/u,nosupervise",
     },
     Row {

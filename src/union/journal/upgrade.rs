@@ -1,5 +1,5 @@
 //! The journal's part in an upgrade: the request for one comes to a server, which ends by it. The
-//! kernel sends it again to the next one, which answers it.
+//! kernel sends it again to the next one, which answers it when the keeper has said how it went.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,6 +7,11 @@ use crate::sys::ioctl::CONTROL_WORDS;
 use crate::sys::{Errno, Result, handover};
 
 use super::{Journal, head, message};
+
+/// In [`head::UPGRADED`]: asked for, and the keeper does not know yet.
+const ASKED: u64 = u64::MAX;
+/// The keeper is at it.
+const UNDER_WAY: u64 = u64::MAX - 1;
 
 impl Journal {
     /// Has the program at this path, which ends with a NUL byte, serve the mount. This process is
@@ -20,14 +25,21 @@ impl Journal {
             return Err(Errno::INVAL);
         }
         self.put_bytes(head::PROGRAM, path);
+        self.words[head::UPGRADED].store(ASKED, Ordering::Release);
         handover::send(&self.keeper, [message::UPGRADE, 0, 0], None)
     }
 
-    /// How the upgrade went that the last server was asked for.
-    pub fn upgraded(&self) -> Result<()> {
+    /// True when the last server was asked for an upgrade, and ended before it had passed that on.
+    pub fn is_upgrade_lost(&self) -> bool {
+        self.words[head::UPGRADED].load(Ordering::Acquire) == ASKED
+    }
+
+    /// How the upgrade went that the last server was asked for; `None` while that is not known.
+    pub fn upgraded(&self) -> Option<Result<()>> {
         match self.words[head::UPGRADED].load(Ordering::Acquire) {
-            0 => Ok(()),
-            raw => Err(Errno::from_raw_os_error(raw as i32)),
+            ASKED | UNDER_WAY => None,
+            0 => Some(Ok(())),
+            raw => Some(Err(Errno::from_raw_os_error(raw as i32))),
         }
     }
 }
@@ -39,8 +51,14 @@ pub(crate) fn program(words: &[AtomicU64]) -> Vec<u8> {
     bytes.take_while(|&byte| byte != 0).collect()
 }
 
-/// Notes what became of the upgrade.
-pub(crate) fn set_upgraded(words: &[AtomicU64], result: Result<()>) {
+/// Notes that the keeper is at it.
+pub(crate) fn begin_upgrade(words: &[AtomicU64]) {
+    words[head::UPGRADED].store(UNDER_WAY, Ordering::Release);
+}
+
+/// Notes what became of the upgrade, unless that is known already.
+pub(crate) fn end_upgrade(words: &[AtomicU64], result: Result<()>) {
     let raw = result.map_or_else(|e| u64::from(e.raw_os_error().unsigned_abs()), |()| 0);
-    words[head::UPGRADED].store(raw, Ordering::Release);
+    let order = (Ordering::AcqRel, Ordering::Acquire);
+    let _ = words[head::UPGRADED].compare_exchange(UNDER_WAY, raw, order.0, order.1);
 }
