@@ -25,6 +25,11 @@ pub enum Command {
         /// Where it is mounted.
         mountpoint: PathBuf,
     },
+    /// Have this program serve a mount in the place of the one that does.
+    Upgrade {
+        /// Where it is mounted.
+        mountpoint: PathBuf,
+    },
     /// Look at or flush pseudo-links.
     Plink(Plink),
     /// Tell what an upper changes.
@@ -111,6 +116,11 @@ enum Verb {
         /// Where it is mounted
         mountpoint: PathBuf,
     },
+    /// Have this program serve a mount (made with -o supervise) from now on
+    Upgrade {
+        /// Where it is mounted
+        mountpoint: PathBuf,
+    },
     /// List or flush what holds the names of linked files together
     Plink(plink::PlinkArgs),
     /// Show what an upper changes: as a list, as JSON, as a layer or an image for container engines
@@ -182,6 +192,7 @@ where
     };
     match (cli.verb, cli.mount) {
         (Some(Verb::Umount { mountpoint }), _) => Ok(Command::Umount { mountpoint }),
+        (Some(Verb::Upgrade { mountpoint }), _) => Ok(Command::Upgrade { mountpoint }),
         (Some(Verb::Plink(plink)), _) => plink.check(),
         (Some(Verb::Diff(diff)), _) => diff.check(),
         (Some(Verb::Apply(apply)), _) => Ok(apply.check()),

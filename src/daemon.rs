@@ -6,7 +6,9 @@ mod guard;
 mod log;
 mod ready;
 mod serve;
+mod supervise;
 mod umount;
+mod upgrade;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -19,7 +21,9 @@ use crate::options::Options;
 use crate::sys;
 use crate::sys::daemonize::{self, Side};
 
+use supervise::Role;
 pub use umount::umount;
+pub use upgrade::upgrade;
 
 pub(crate) use apart::device;
 
@@ -86,6 +90,9 @@ pub fn mount(options: Options, mountpoint: &Path, manner: &Manner) -> ExitCode {
 
 fn start(mut options: Options, mountpoint: &Path, manner: &Manner) -> Result<(), Failure> {
     // First of all: a descriptor that was passed on is known by its number only.
+    if let Some(role) = supervise::go_on(&mut options) {
+        return play(role?, &options, manner.foreground);
+    }
     let target = Target::new(mountpoint).map_err(Failure::new)?;
     if let Some(namespace) = &manner.namespace {
         // Here and not in a caller, as what starts a program (the loader, libraries) need not be there.
@@ -94,6 +101,7 @@ fn start(mut options: Options, mountpoint: &Path, manner: &Manner) -> Result<(),
             Failure::new(format_args!("option -N: {}: {error}", namespace.display()))
         })?;
     }
+    let base = std::env::current_dir().unwrap_or_default();
     let target = make_absolute(&mut options, target)?;
     let done = match (options.remount, manner.check) {
         (true, true) => Some(mount::check_remount(&options, target.name())),
@@ -108,7 +116,8 @@ fn start(mut options: Options, mountpoint: &Path, manner: &Manner) -> Result<(),
     if let Some(name) = fstab::name(options.source.as_deref(), target.name()) {
         options.source = Some(name);
     }
-    let filter = log::filter(&options)?;
+    // What is wrong with it the caller is to be told.
+    log::filter(&options)?;
     let notice = if foreground {
         None
     } else {
@@ -125,12 +134,32 @@ fn start(mut options: Options, mountpoint: &Path, manner: &Manner) -> Result<(),
         // What else the caller has open (locks, pipes) is not for a daemon to keep.
         match &target {
             Target::Connection { fd, .. } => daemonize::close_others(&[writer.fd(), fd.as_fd()]),
-            Target::Directory(_) => daemonize::close_others(&[writer.fd()]),
+            Target::Directory(_) | Target::Again(_) => daemonize::close_others(&[writer.fd()]),
         }
         Some(writer.into_daemon()?)
     };
-    let log = log::init(filter, &options, foreground)?;
-    serve::serve(&options, target, notice, log)
+    let role = if options.supervise {
+        supervise::divide(&mut options, base, target, notice)?
+    } else {
+        Role::Server(target, notice)
+    };
+    play(role, &options, foreground)
+}
+
+fn play(role: Role, options: &Options, foreground: bool) -> Result<(), Failure> {
+    match role {
+        Role::Keeper(outcome) => outcome,
+        Role::Server(target, notice) => {
+            let log = log::init(log::filter(options)?, options, foreground)?;
+            let again = matches!(target, Target::Again(_));
+            let outcome = serve::serve(options, target, notice, log);
+            if again && let Err(failure) = &outcome {
+                // Whoever would be told is gone.
+                tracing::error!("{failure}");
+            }
+            outcome
+        }
+    }
 }
 
 /// The daemon leaves the directory it was started in, so paths must not depend on it.
@@ -149,6 +178,6 @@ fn make_absolute(options: &mut Options, target: Target) -> Result<Target, Failur
             // is reported when the layers are opened.
             Target::Directory(std::fs::canonicalize(&path).unwrap_or(path))
         }
-        connection @ Target::Connection { .. } => connection,
+        other => other,
     })
 }

@@ -24,6 +24,9 @@ fn main() -> ExitCode {
         Ok(Command::Umount { mountpoint }) => {
             daemon::umount(&mountpoint).map_err(|failure| failure.to_string())
         }
+        Ok(Command::Upgrade { mountpoint }) => {
+            daemon::upgrade(&mountpoint).map_err(|failure| failure.to_string())
+        }
         Ok(Command::Plink(what)) => {
             let mut out = std::io::stdout().lock();
             plink::run(&what, &mut out).map_err(|failure| failure.to_string())

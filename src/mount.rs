@@ -2,6 +2,7 @@
 
 mod remount;
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,9 @@ use crate::fuse::{FuseError, Session};
 use crate::layer::{LayerError, LayerStack};
 use crate::options::Options;
 use crate::sys::{self, Errno};
-use crate::union::{Elsewhere, Owners, Settings, Union};
+use crate::union::{Elsewhere, Owners, Settings, TakenOver, Union};
 
+pub(crate) use crate::union::journal;
 pub use remount::{check_remount, remount};
 
 /// Descriptors kept free for what is not cached: open layers, sockets, calls under way.
@@ -67,6 +69,23 @@ pub enum Target {
         /// What the user called it.
         name: PathBuf,
     },
+    /// Where another process of ours has served it before.
+    Again(Box<Again>),
+}
+
+/// A mount whose server has ended, and what was kept for the next one.
+#[derive(Debug)]
+pub struct Again {
+    /// Its connection to the kernel.
+    pub fd: OwnedFd,
+    /// What the user called it.
+    pub name: PathBuf,
+    /// Somebody else has mounted it.
+    pub adopted: bool,
+    /// Objects without a name, by the serials of their nodes.
+    pub held: HashMap<u64, OwnedFd>,
+    /// The layers' directories, which the options now name by these descriptors.
+    pub layers: Vec<OwnedFd>,
 }
 
 impl Target {
@@ -104,6 +123,17 @@ impl Target {
         match self {
             Self::Directory(path) => path,
             Self::Connection { name, .. } => name,
+            Self::Again(again) => &again.name,
+        }
+    }
+
+    /// True when somebody else has mounted it.
+    #[must_use]
+    pub fn is_adopted(&self) -> bool {
+        match self {
+            Self::Directory(_) => false,
+            Self::Connection { .. } => true,
+            Self::Again(again) => again.adopted,
         }
     }
 
@@ -116,6 +146,11 @@ impl Target {
                 let number = sys::connection::number(fd.as_fd())?;
                 sys::connection::mountpoint(number)
             }
+            Self::Again(again) if again.adopted => {
+                let number = sys::connection::number(again.fd.as_fd())?;
+                sys::connection::mountpoint(number)
+            }
+            Self::Again(again) => Some(again.name.clone()),
         }
     }
 
@@ -161,7 +196,16 @@ pub struct Unmounter(crate::fuse::Unmounter);
 /// One line for the first thing that is wrong.
 pub fn prepare(options: &Options, target: Target) -> Result<Prepared, MountError> {
     target.check()?;
+    let mut target = target;
     let union = open_union(options)?;
+    if let (Some(journal), Target::Again(again)) = (journal::active(), &mut target) {
+        let TakenOver {
+            named,
+            nameless,
+            lost,
+        } = union.take_over(journal, std::mem::take(&mut again.held));
+        tracing::info!("taken over: {named} nodes by name, {nameless} without, {lost} lost");
+    }
     Ok(Prepared {
         union: Arc::new(union),
         target,
@@ -222,6 +266,15 @@ impl Prepared {
             Target::Directory(path) => Session::mount(&self.union, &path, &self.options),
             Target::Connection { fd, name } => {
                 Session::adopt(&self.union, fd, &name, &self.options)
+            }
+            Target::Again(again) => {
+                let Again { fd, name, .. } = *again;
+                let go_on = if again.adopted {
+                    Session::adopt
+                } else {
+                    Session::go_on
+                };
+                go_on(&self.union, fd, &name, &self.options)
             }
         };
         let flush = self.options.identity.flush_at_umount && !self.union.is_read_only();

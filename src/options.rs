@@ -194,6 +194,8 @@ pub struct Options {
     pub allow: Allow,
     /// The mount goes away when its daemon dies, however it dies.
     pub auto_unmount: bool,
+    /// A second process keeps the mount when its daemon dies, and starts another.
+    pub supervise: bool,
     /// How owners and permissions are stored and shown.
     pub ownership: Ownership,
     /// The flags of the mount itself.

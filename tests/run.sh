@@ -83,6 +83,7 @@ for way in none cached; do
     suite "fsx, open=$way" env UNIONFS_OPTIONS=open=$way tests/suites/fsx.sh unionfs
 done
 suite "stress-ng" tests/suites/stress-ng.sh unionfs
+suite "supervise" tests/suites/supervise.sh
 suite "Debian root" tests/suites/debian-root.sh unionfs
 suite "fuzzing" tests/suites/fuzz.sh
 suite "podman and buildah, rootful" tests/containers/podman.sh rootful

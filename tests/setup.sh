@@ -11,7 +11,7 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 
 PACKAGES=(acl attr bindfs btrfs-progs bubblewrap buildah build-essential ca-certificates crun
-    debian-archive-keyring e2fsprogs erofs-utils fish fuse-overlayfs fuse3 git groff libacl1-dev libcap2-bin
+    debian-archive-keyring e2fsprogs erofs-utils fio fish fuse-overlayfs fuse3 git groff libacl1-dev libcap2-bin
     man-db mandoc mmdebstrap mount pkg-config podman procps python3 rsync runc shellcheck squashfs-tools
     strace stress-ng uidmap util-linux xfsprogs zsh)
 packages() {

@@ -72,6 +72,8 @@ function __unionfs_options
                 upperdir= 'The directory that takes all changes' \
                 workdir= 'Where temporary objects are made, on the filesystem of the upper' \
                 plink_flush= 'At a clean unmount every name of a linked file gets its place in the upper, so that the upper stands alone (unionfs plink flush at that moment)' \
+                supervise 'A second process keeps the mount while its daemon is replaced' \
+                nosupervise 'Nobody does' \
                 br= 'All layers as branches, top first, also written br:DIR' \
                 dirs= 'All layers as branches, top first, also written br:DIR' \
                 add= 'Puts branches at a place of the list that br= gave' \
@@ -187,10 +189,12 @@ end
 complete -c unionfs -f
 complete -c unionfs -n '__fish_is_nth_token 1' -a mount -d 'Mount a union (the default: the word may be left out)'
 complete -c unionfs -n '__fish_is_nth_token 1' -a umount -d 'Take a mount away'
+complete -c unionfs -n '__fish_is_nth_token 1' -a upgrade -d 'Have this program serve a mount (made with -o supervise) from now on'
 complete -c unionfs -n '__fish_is_nth_token 1' -a plink -d 'List or flush what holds the names of linked files together'
 complete -c unionfs -n '__fish_is_nth_token 1' -a diff -d 'Show what an upper changes: as a list, as JSON, as a layer or an image for container engines'
 complete -c unionfs -n '__fish_is_nth_token 1' -a apply -d 'Unpack a layer of a container engine, or of diff, onto a directory'
 complete -c unionfs -n '__fish_is_nth_token 1' -a check -d 'Find what serves nothing in an upper: what a crash or another program left; and mend it'
+complete -c unionfs -n '__fish_is_nth_token 1' -a convert -d 'Change the whiteouts and opaque marks of a layer to the form of another program, in place'
 complete -c unionfs -n '__fish_is_nth_token 1' -a demo -d 'Build a small stack of layers, mount it and show what a union does'
 complete -c unionfs -a '(__fish_complete_directories (commandline -ct))'
 complete -c unionfs -s o -x -d 'Mount options' -a '(__unionfs_options)'

@@ -78,9 +78,18 @@ impl Notice {
     ///
     /// In this order, because the caller's caller may wait for the end of its stderr pipe.
     pub(super) fn give(mut self) -> io::Result<()> {
+        self.leave_stdio()?;
+        self.writer.0.write_all(&[1])
+    }
+
+    /// Lets go of the caller's stdio, and leaves it to another process to let the caller go.
+    pub(super) fn leave(self) -> io::Result<()> {
+        self.leave_stdio()
+    }
+
+    fn leave_stdio(&self) -> io::Result<()> {
         unistd::dup2_stdin(&self.null)?;
         unistd::dup2_stdout(&self.null)?;
-        unistd::dup2_stderr(&self.null)?;
-        self.writer.0.write_all(&[1])
+        unistd::dup2_stderr(&self.null).map_err(io::Error::from)
     }
 }

@@ -63,7 +63,9 @@ pub(super) fn serve(
     }
     let mut place = Place::of(&target);
     let mut guard = match &place.path {
-        Some(path) if options.auto_unmount && !place.adopted => Some(guard::start(path)?),
+        Some(path) if options.auto_unmount && !place.adopted && !options.supervise => {
+            Some(guard::start(path)?)
+        }
         _ => None,
     };
     let prepared = mount::prepare(options, target).map_err(Failure::new)?;
@@ -84,7 +86,7 @@ pub(super) fn serve(
         .and_then(|daemon| daemon.live(notice));
     if let Err(failure) = &outcome {
         tracing::error!("{failure}");
-        if place.may_be_there() {
+        if place.may_be_there() && !place.again {
             // There is no better error to report than the first.
             let _ = unmounter.detach();
         }
@@ -104,6 +106,8 @@ struct Place {
     path: Option<PathBuf>,
     /// Somebody else has mounted it, and will unmount it.
     adopted: bool,
+    /// Another process of ours has served it before.
+    again: bool,
     /// The mount's device number, to tell it from another one at the same place.
     device: Option<(u32, u32)>,
 }
@@ -113,7 +117,8 @@ impl Place {
         Self {
             name: target.name().to_owned(),
             path: target.reached_at(),
-            adopted: matches!(target, Target::Connection { .. }),
+            adopted: target.is_adopted(),
+            again: matches!(target, Target::Again(_)),
             device: None,
         }
     }
@@ -142,7 +147,11 @@ impl Daemon {
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || watch(signals, &to_main, &hurried))?;
-        match place.path.clone().filter(|_| !place.adopted) {
+        match place
+            .path
+            .clone()
+            .filter(|_| !place.adopted && !place.again)
+        {
             Some(path) => spawn("probe", sender, move || {
                 Event::Answered(apart::within(ANSWER_TIMEOUT, Task::Probe, &path))
             })?,
@@ -189,6 +198,11 @@ impl Daemon {
                     "the caller is gone before the mount answered: {error}"
                 ))
             })?;
+        }
+        if let Some(journal) = mount::journal::active()
+            && !self.place.again
+        {
+            journal.tell_ready();
         }
         self.served_to_the_end()
     }
@@ -258,10 +272,16 @@ fn spawn<T: Send + 'static>(
 
 /// Serves until the mount is gone. A panic is an end too, or the main thread would wait for ever.
 fn run(mounted: Mounted) -> Result<(), Failure> {
-    match panic::catch_unwind(AssertUnwindSafe(|| mounted.run())) {
+    let outcome = match panic::catch_unwind(AssertUnwindSafe(|| mounted.run())) {
         Ok(outcome) => outcome.map_err(Failure::new),
         Err(_) => Err(Failure::new("the daemon panicked")),
+    };
+    if let (Err(failure), Some(_)) = (&outcome, mount::journal::active()) {
+        // The mount is as it was: another server goes on.
+        tracing::error!("{failure}");
+        process::abort();
     }
+    outcome
 }
 
 /// The first signal asks the main thread to end in order, the second does not wait for that.

@@ -6,6 +6,7 @@ use crate::stats::Op;
 use crate::sys::{Errno, cred, ioctl};
 use crate::union::ROOT;
 
+use super::again::is_resent;
 use super::convert::errno;
 use super::filesystem::UnionFs;
 
@@ -31,6 +32,9 @@ impl UnionFs {
         }
         if counts {
             return reply.ioctl(0, &self.counts.bytes());
+        }
+        if command == ioctl::UPGRADE {
+            return self.upgrade(is_resent(req), input, reply);
         }
         let input = input.to_vec();
         self.aside(move |union| match union.control(command, &input) {

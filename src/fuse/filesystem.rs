@@ -18,6 +18,7 @@ use crate::stats::{Counts, Op};
 use crate::sys::Errno;
 use crate::union::{Make, SetAttr, Union};
 
+use super::again::{is_resent, settled};
 use super::convert::{self, caller, errno};
 use super::data;
 use super::dropping::Dropping;
@@ -171,9 +172,8 @@ impl Filesystem for UnionFs {
             mode,
             rdev: convert::decode_rdev(rdev),
         };
-        let made = self
-            .on(Op::Mknod)
-            .make(parent.0, name.as_bytes(), make, caller(req), umask);
+        self.count(Op::Mknod);
+        let made = self.make(req, parent.0, name.as_bytes(), make, umask);
         reply::entry(reply, made, self.policy);
     }
 
@@ -182,18 +182,19 @@ impl Filesystem for UnionFs {
         reply: ReplyEntry,
     ) {
         let make = Make::Directory { mode };
-        let made = self
-            .on(Op::Mkdir)
-            .make(parent.0, name.as_bytes(), make, caller(req), umask);
+        self.count(Op::Mkdir);
+        let made = self.make(req, parent.0, name.as_bytes(), make, umask);
         reply::entry(reply, made, self.policy);
     }
 
-    fn unlink(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply::empty(reply, self.on(Op::Unlink).unlink(parent.0, name.as_bytes()));
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let result = self.on(Op::Unlink).unlink(parent.0, name.as_bytes());
+        reply::empty(reply, settled(is_resent(req), Errno::NOENT, result));
     }
 
-    fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply::empty(reply, self.on(Op::Rmdir).rmdir(parent.0, name.as_bytes()));
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let result = self.on(Op::Rmdir).rmdir(parent.0, name.as_bytes());
+        reply::empty(reply, settled(is_resent(req), Errno::NOENT, result));
     }
 
     fn symlink(
@@ -203,41 +204,37 @@ impl Filesystem for UnionFs {
             target: target.as_os_str().as_bytes(),
         };
         let name = link_name.as_bytes();
-        let made = self
-            .on(Op::Symlink)
-            .make(parent.0, name, make, caller(req), 0);
+        self.count(Op::Symlink);
+        let made = self.make(req, parent.0, name, make, 0);
         reply::entry(reply, made, self.policy);
     }
 
     fn rename(
-        &self, _req: &Request, parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr,
+        &self, req: &Request, parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr,
         flags: RenameFlags, reply: ReplyEmpty,
     ) {
+        let resent = is_resent(req);
         let (name, new_name) = (name.as_bytes(), newname.as_bytes());
         let flags = flags.bits();
         let union = self.on(Op::Rename);
+        if resent && union.was_exchanged((parent.0, name), (newparent.0, new_name)) {
+            return reply.ok();
+        }
         if let Some(done) = union.try_rename(parent.0, name, newparent.0, new_name, flags) {
-            return reply::empty(reply, done);
+            return reply::empty(reply, settled(resent, Errno::NOENT, done));
         }
         // The source may have to be copied up.
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
         self.aside(move |union| {
-            reply::empty(
-                reply,
-                union.rename(parent.0, &name, newparent.0, &new_name, flags),
-            );
+            let result = union.rename(parent.0, &name, newparent.0, &new_name, flags);
+            reply::empty(reply, settled(resent, Errno::NOENT, result));
         });
     }
 
     fn link(
-        &self, _req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry,
+        &self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry,
     ) {
-        let name = newname.as_bytes().to_vec();
-        let policy = self.policy;
-        let takes = self.on(Op::Link).work_to_change(ino.0, false);
-        self.as_long_as(takes, move |union| {
-            reply::entry(reply, union.link(ino.0, newparent.0, &name), policy);
-        });
+        self.make_link(req, ino.0, newparent.0, newname.as_bytes(), reply);
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -375,15 +372,7 @@ impl Filesystem for UnionFs {
         reply: ReplyEmpty,
     ) {
         self.count(Op::Setxattr);
-        if self.policy.no_xattrs {
-            return reply.error(errno(Errno::NOSYS));
-        }
-        let (attr, value) = (name.as_bytes().to_vec(), value.to_vec());
-        let (flags, who) = (flags as u32, caller(req));
-        let takes = self.union.work_to_change(ino.0, false);
-        self.as_long_as(takes, move |union| {
-            reply::empty(reply, union.setxattr(ino.0, &attr, &value, flags, who));
-        });
+        self.set_attribute(req, ino.0, (name.as_bytes(), value), flags as u32, reply);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -407,16 +396,9 @@ impl Filesystem for UnionFs {
         reply::xattr(reply, size, self.union.listxattr(ino.0, caller(req)));
     }
 
-    fn removexattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.count(Op::Removexattr);
-        if self.policy.no_xattrs {
-            return reply.error(errno(Errno::NOSYS));
-        }
-        let attr = name.as_bytes().to_vec();
-        let takes = self.union.work_to_change(ino.0, false);
-        self.as_long_as(takes, move |union| {
-            reply::empty(reply, union.removexattr(ino.0, &attr));
-        });
+        self.remove_attribute(req, ino.0, name.as_bytes(), reply);
     }
 
     fn access(&self, _req: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {

@@ -1,11 +1,14 @@
 //! The FUSE side: requests in, replies out. The only module that names fuser.
 
+mod again;
+mod attributes;
 mod control;
 mod convert;
 mod data;
 mod dropping;
 mod filesystem;
 mod flags;
+mod handover;
 mod init;
 mod io;
 mod linger;

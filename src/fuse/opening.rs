@@ -10,6 +10,7 @@ use fuser::{FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen, Request}
 use crate::sys::{Errno, Result};
 use crate::union::{Entry, Union, Work};
 
+use super::again::is_resent;
 use super::convert::{caller, errno};
 use super::filesystem::UnionFs;
 use super::passthrough::{Opened, Opening, Passthrough};
@@ -55,7 +56,7 @@ impl UnionFs {
     ) {
         let (mode, umask) = mode;
         let mut opening = Opening::new(0, flags);
-        let exclusive = flags & libc::O_EXCL != 0;
+        let exclusive = flags & libc::O_EXCL != 0 && !is_resent(req);
         let (name, who) = (name.as_bytes(), caller(req));
         let made = self.union.create(parent, name, mode, exclusive, who, umask);
         let entry = match made {

@@ -6,7 +6,7 @@ use fuser::{FileAttr, FopenFlags};
 
 use crate::options::{Options, Shown};
 use crate::sys::cred;
-use crate::union::{Attr, Entry, Keep, Union};
+use crate::union::{Attr, Entry, Keep, Union, journal};
 
 use super::convert::file_attr;
 use super::io::{Choice, Way};
@@ -40,7 +40,11 @@ pub(crate) struct Policy {
 impl Policy {
     /// What `options` ask for; which way data take is told to the log.
     pub fn new(options: &Options, union: &Union) -> Self {
-        let choice = Choice::new(options, cred::is_real_root(), || probe::passthrough(union));
+        let choice = Choice::new(options, cred::is_real_root(), || match journal::active() {
+            // Which files the kernel has the next server would not know.
+            Some(_) => Err("the mount is supervised".to_owned()),
+            None => probe::passthrough(union),
+        });
         choice.tell();
         let or_forever = |time: Option<Duration>| time.unwrap_or(FOREVER).min(FOREVER);
         Self {

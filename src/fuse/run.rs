@@ -11,6 +11,7 @@ use crate::union::{Union, What};
 
 use super::filesystem::UnionFs;
 use super::flags::MountFlags;
+use super::handover;
 use super::readers::Readers;
 use super::turns::Turns;
 
@@ -61,17 +62,27 @@ impl Session {
             reason,
         };
         let fd = connect(mountpoint, &flags).map_err(fail)?;
-        let config = flags.config();
+        let unmounter = Unmounter(Arc::new(Way::Path(mountpoint.to_owned())));
+        Self::go_on(union, fd, mountpoint, options).inspect_err(|_| {
+            // Nothing may stay mounted that no one serves.
+            let _ = unmounter.detach();
+        })
+    }
+
+    /// Serves a mount that this program made: `fd` is its connection.
+    pub fn go_on(
+        union: &Arc<Union>, fd: OwnedFd, mountpoint: &Path, options: &Options,
+    ) -> Result<Self, FuseError> {
+        let config = MountFlags::new(options, union.is_read_only()).config();
         let acl = config.acl;
         let unmounter = Unmounter(Arc::new(Way::Path(mountpoint.to_owned())));
         let filesystem = by_turns(UnionFs::new(Arc::clone(union), options), options);
         let readers = Arc::clone(&filesystem.readers);
-        let session = fuser::Session::from_fd(filesystem, fd, acl, config)
-            .inspect_err(|_| {
-                // Nothing may stay mounted that no one serves.
-                let _ = unmounter.detach();
-            })
-            .map_err(|e| fail(one_line(&e)))?;
+        let session =
+            handover::session(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
+                mountpoint: mountpoint.to_owned(),
+                reason: one_line(&e),
+            })?;
         tell_of_changes(union, session.notifier());
         watch(&readers, &session);
         Ok(Self { session, unmounter })
@@ -93,7 +104,7 @@ impl Session {
         let filesystem = by_turns(filesystem, options);
         let readers = Arc::clone(&filesystem.readers);
         let session =
-            fuser::Session::from_fd(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
+            handover::session(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
                 mountpoint: name.to_owned(),
                 reason: one_line(&e),
             })?;

@@ -266,7 +266,12 @@ fn clone_both(upper: &Opened, work: &Opened) -> Option<(OwnedFd, OwnedFd)> {
         .take_while(|(a, b)| a == b)
         .map(|(a, _)| a)
         .collect();
-    let base = sys::at::open_root(common.as_os_str().as_bytes()).ok()?;
+    // Upwards and not by its path, which may lead into a mount that waits for us.
+    let above = upper_path.strip_prefix(&common).ok()?.components().count();
+    let mut base = upper.fd.try_clone().ok()?;
+    for _ in 0..above {
+        base = parent(&base).ok()?;
+    }
     let tree = sys::mount::clone_tree(&base, false).ok()?;
     let reach = |path: &Path, expected: &Stat| {
         let relative = path.strip_prefix(&common).ok()?.as_os_str().as_bytes();
@@ -428,20 +433,24 @@ fn overlap(inner: &Opened, outer: &Opened) -> LayerError {
 fn find_ancestor<'a>(
     opened: &Opened, roots: &std::collections::HashMap<(u64, u64), &'a Opened>,
 ) -> Option<&'a Opened> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let up = |fd: &OwnedFd| rustix::fs::openat(fd, c"..", flags, rustix::fs::Mode::empty());
     let mut last = (opened.stat.dev, opened.stat.ino);
-    let mut fd = up(&opened.fd).ok()?;
+    let mut fd = parent(&opened.fd).ok()?;
     loop {
-        let stat = sys::stat::fstat(&fd).ok()?;
-        let here = (stat.dev, stat.ino);
-        if here == last || stat.dev != opened.stat.dev {
+        // What is mounted above may be the very union that begins here, and is not asked.
+        let here = sys::stat::identity(&fd).ok()?;
+        if here == last || here.0 != opened.stat.dev {
             return None;
         }
         if let Some(outer) = roots.get(&here) {
             return Some(outer);
         }
         last = here;
-        fd = up(&fd).ok()?;
+        fd = parent(&fd).ok()?;
     }
+}
+
+/// A handle of the directory above.
+fn parent(fd: &OwnedFd) -> sys::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(fd, c"..", flags, rustix::fs::Mode::empty())
 }

@@ -200,6 +200,8 @@ impl Reader {
             }
             b"noallow_other" => options.allow = Allow::Owner,
             b"auto_unmount" => options.auto_unmount = true,
+            b"supervise" => options.supervise = true,
+            b"nosupervise" => options.supervise = false,
             b"direct_io" => options.direct_io = true,
             b"noxattrs" => options.no_xattrs = true,
             b"sum" => options.sum_statfs = true,

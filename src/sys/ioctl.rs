@@ -22,6 +22,8 @@ pub(crate) const PLINK_LIST: u32 = control_number(0x51);
 pub(crate) const REQUESTS: u32 = control_number(0x52);
 /// Tell of one layer: which directory it is, see `union/control.rs`.
 pub(crate) const LAYER: u32 = control_number(0x53);
+/// Has the program at the path in the argument, which ends with a NUL byte, serve the mount.
+pub(crate) const UPGRADE: u32 = control_number(0x54);
 /// Words of their argument.
 pub(crate) const CONTROL_WORDS: usize = 64;
 
@@ -34,7 +36,17 @@ const fn control_number(number: u32) -> u32 {
 pub(crate) fn control(fd: impl AsFd, command: u32, input: u64) -> Result<[u64; CONTROL_WORDS]> {
     let mut words = [0; CONTROL_WORDS];
     words[0] = input;
-    if !matches!(command, PLINK_FLUSH | PLINK_LIST | REQUESTS | LAYER) {
+    control_with(fd, command, words)
+}
+
+/// Asks the daemon of a mount for one of ours.
+pub(crate) fn control_with(
+    fd: impl AsFd, command: u32, mut words: [u64; CONTROL_WORDS],
+) -> Result<[u64; CONTROL_WORDS]> {
+    if !matches!(
+        command,
+        PLINK_FLUSH | PLINK_LIST | REQUESTS | LAYER | UPGRADE
+    ) {
         return Err(Errno::NOTTY);
     }
     // SAFETY: the descriptor is open for the call; by its number, the command reads and writes as

@@ -195,6 +195,15 @@ pub(crate) fn born(dir: impl AsFd, name: &[u8]) -> Option<u64> {
         .checked_add(u64::from(got.stx_btime.tv_nsec))
 }
 
+/// Device and inode number, from what the kernel knows without asking a remote or FUSE server.
+pub(crate) fn identity(fd: impl AsFd) -> Result<(u64, u64)> {
+    use rustix::fs::StatxFlags;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let got = rustix::fs::statx(fd, c"", flags, StatxFlags::INO)?;
+    let dev = rustix::fs::makedev(got.stx_dev_major, got.stx_dev_minor);
+    Ok((dev, got.stx_ino))
+}
+
 /// Attributes of an open file.
 pub(crate) fn fstat(fd: impl AsFd) -> Result<Stat> {
     rustix::fs::fstat(fd).map(|s| Stat::from_raw(&s))

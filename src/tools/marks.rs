@@ -104,21 +104,23 @@ fn entries(dir: &OwnedFd) -> sys::Result<Vec<(NameBuf, FileKind)>> {
     Ok(names)
 }
 
+/// What an object that has its contents in a lower cannot be converted for.
+fn elsewhere_only(path: &[u8]) -> ToolError {
+    ToolError::about(
+        path,
+        "has its contents in a lower, which only the overlay form can say",
+    )
+}
+
 fn read_dir(
     root: &Arc<OwnedFd>, path: &[u8], whole: bool, marks: &mut Vec<Mark>,
     pending: &mut Vec<Vec<u8>>,
 ) -> Result<()> {
     let fail = |e| ToolError::at(path, e);
-    let elsewhere = |path: &[u8]| {
-        ToolError::about(
-            path,
-            "has its contents in a lower, which only the overlay form can say",
-        )
-    };
     let dir = open(root, path).map_err(fail)?;
     let own = opaque::read(dir.as_fd()).map_err(fail)?;
     if whole && own.redirect.is_some() && !own.opaque {
-        return Err(elsewhere(path));
+        return Err(elsewhere_only(path));
     }
     let mut add = |entry: Vec<u8>, form, about, is_beside| {
         marks.push(Mark {
@@ -173,7 +175,7 @@ fn read_dir(
             whiteout::Entry::Real(_) if whole && kind == FileKind::Regular => {
                 let record = elsewhere::metacopy(dir.as_fd(), &name);
                 if record.map_err(|e| ToolError::at(&at, e))?.is_some() {
-                    return Err(elsewhere(&at));
+                    return Err(elsewhere_only(&at));
                 }
             }
             _ => {}

@@ -33,7 +33,7 @@ impl Union {
         id == ROOT
             && matches!(
                 command,
-                ioctl::PLINK_FLUSH | ioctl::PLINK_LIST | ioctl::LAYER
+                ioctl::PLINK_FLUSH | ioctl::PLINK_LIST | ioctl::LAYER | ioctl::UPGRADE
             )
     }
 

@@ -19,6 +19,7 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 use super::Union;
 use super::descriptors::Use;
 use super::inode::{DirPart, Held, Inode};
+use super::journal;
 use super::lookup::dir_of;
 use super::rank::{Rank, Ranked};
 
@@ -402,6 +403,9 @@ impl Union {
         if let Some(dir) = &inode.dir {
             let part = DirPart::new_upper();
             dir.stack.write().insert(0, part);
+        }
+        if let Some(journal) = journal::active() {
+            journal.hold(inode.cell, inode.serial, held.as_fd());
         }
         let held = Held::Handle {
             fd: Arc::new(held),

@@ -10,9 +10,11 @@ use crate::layer::LayerIndex;
 use crate::sys::FileKind;
 
 use super::facts::Facts;
+use super::journal::{self, Cell};
 use super::known_names::Kept;
 use super::metacopy::DataPlace;
 use super::nlink::Subdirs;
+
 pub(crate) use super::place::{Alias, Held, LowerPlace, Permits, Place};
 
 /// Names of one inode that are remembered besides the first. An inode with more names is reached
@@ -102,7 +104,9 @@ pub(crate) struct Inode {
     /// The number by which a lookup of the real object finds this inode; 0 when none does.
     pub key: AtomicU64,
     /// References of the kernel, and one for each inode that has this one as a parent.
-    pub refs: AtomicU64,
+    pub(super) refs: AtomicU64,
+    /// Where it is noted for the next server.
+    pub cell: Cell,
     layer: AtomicU16,
     pub kind: FileKind,
     unlinked: AtomicBool,
@@ -134,6 +138,8 @@ pub(crate) struct NewInode {
     pub lower: Option<Box<LowerPlace>>,
     /// Subdirectories of a merged directory, if that is known.
     pub subdirs: Option<u32>,
+    /// Where it is noted for the next server, with the references that it has.
+    pub noted: (Cell, u64),
 }
 
 impl Inode {
@@ -144,7 +150,8 @@ impl Inode {
             serial: new.serial,
             ino: AtomicU64::new(new.ino),
             key: AtomicU64::new(new.key),
-            refs: AtomicU64::new(1),
+            refs: AtomicU64::new(new.noted.1),
+            cell: new.noted.0,
             layer: AtomicU16::new(new.layer),
             kind: new.kind,
             unlinked: AtomicBool::new(false),
@@ -168,6 +175,9 @@ impl Inode {
     /// Gives another st_ino.
     pub fn set_ino(&self, ino: u64) {
         self.ino.store(ino, Ordering::Release);
+        if let Some(journal) = journal::active() {
+            journal.set_ino(self.cell, ino);
+        }
     }
 
     /// True for a copy in the upper that keeps the number of its origin.
@@ -263,7 +273,9 @@ impl Inode {
     pub fn take_further_alias(&self, parent: &Inode, name: &[u8]) -> Option<Alias> {
         let mut place = self.place.write();
         let is_it = |a: &Alias| std::ptr::eq(&raw const *a.parent, parent) && *a.name == *name;
-        place.take_further(is_it)
+        let taken = place.take_further(is_it);
+        self.note_names(&place);
+        taken
     }
 
     /// Remembers another name, which pins its parent. Returns false when it is not kept.
@@ -277,13 +289,14 @@ impl Inode {
             parent: Arc::clone(parent),
             name: name.into(),
         };
-        parent.refs.fetch_add(1, Ordering::AcqRel);
+        parent.add_refs(1);
         if place.alias.is_none() {
             place.alias = Some(alias);
             place.set_held(None);
         } else {
             place.add(alias);
         }
+        self.note_names(&place);
         true
     }
 
@@ -298,6 +311,7 @@ impl Inode {
         } else {
             place.take_further(is_it)
         };
+        self.note_names(&place);
         (taken, place.alias.is_some())
     }
 
@@ -311,7 +325,7 @@ impl Inode {
         let is_it =
             |a: &&mut Alias| std::ptr::eq(&raw const *a.parent, from.0) && *a.name == *from.1;
         let known = place.all_mut().find(is_it)?;
-        to.0.refs.fetch_add(1, Ordering::AcqRel);
+        to.0.add_refs(1);
         let new = Alias {
             parent: Arc::clone(to.0),
             name: to.1.into(),
@@ -320,7 +334,21 @@ impl Inode {
         if let Some(lower) = lower {
             place.set_lower(lower);
         }
+        self.note_names(&place);
         Some(old.parent)
+    }
+
+    /// Has the next server know the names that it has now.
+    pub fn note_names_again(&self) {
+        self.note_names(&self.place.read());
+    }
+
+    /// Has the next server know the names.
+    fn note_names(&self, place: &Place) {
+        if let Some(journal) = journal::active() {
+            let names: SmallVec<[&Alias; 4]> = place.all().collect();
+            journal.note_names(self.cell, &names);
+        }
     }
 
     /// Where `layer` has its part of a directory, from the root of the layer.

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
 
-use crate::layer::LayerIndex;
 use crate::sys::{Errno, FileKind, Result, Stat};
 
-use super::inode::{Alias, DirStack, Inode, LowerPlace, NewInode};
+pub(crate) use super::found::Found;
+use super::inode::{Alias, Inode, NewInode};
 use super::inode_map::InodeMap;
+use super::journal::{self, Cell};
 use super::numbers::Numbers;
 
 /// Node id of the root, fixed by FUSE.
@@ -18,53 +19,6 @@ pub(crate) const ROOT_ID: u64 = 1;
 
 /// Fewer forgotten inodes than this are not worth giving memory back for.
 const TRIM_LEAST: u64 = 4_096;
-
-/// What a lookup found, to be given an inode.
-#[derive(Debug)]
-pub(crate) struct Found {
-    /// Layer of the real object; of a directory, the top one.
-    pub layer: LayerIndex,
-    /// Its attributes.
-    pub stat: Stat,
-    /// The layers of a directory.
-    pub stack: Option<DirStack>,
-    /// The st_ino that a copy in the upper keeps from its origin.
-    pub ino: Option<u64>,
-    /// Where a redirected directory has its parts in the lowers.
-    pub lower: Option<Box<LowerPlace>>,
-    /// Subdirectories of a merged directory, if that is known.
-    pub subdirs: Option<u32>,
-    /// The object is the copy, in the upper, of a lower file with several names, and `stat` the
-    /// copy's; `layer` is where the name is. The number of the lower file.
-    pub plink: Option<u64>,
-}
-
-impl Found {
-    /// An object of one layer.
-    pub fn single(layer: LayerIndex, stat: Stat, stack: Option<DirStack>) -> Self {
-        Self {
-            layer,
-            stat,
-            stack,
-            ino: None,
-            lower: None,
-            subdirs: None,
-            plink: None,
-        }
-    }
-
-    /// The same as the copy of lower file `number`.
-    pub fn with_plink(mut self, number: Option<u64>) -> Self {
-        self.plink = number;
-        self.ino = number.or(self.ino);
-        self
-    }
-
-    /// The layer of the object.
-    pub fn object_layer(&self) -> LayerIndex {
-        if self.plink.is_some() { 0 } else { self.layer }
-    }
-}
 
 /// See the module text. Its maps are leaves of the lock order: no other lock is taken and no call
 /// is made under one, and an `Arc` is cloned instead of keeping a guard.
@@ -173,16 +127,12 @@ impl InodeTable {
             self.find(key).or_else(by_origin).or_else(named)
         }?;
         // Without a reference of anyone's it is just being dropped.
-        let take = |refs| (refs > 0).then_some(refs + 1);
-        let taken = inode
-            .refs
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, take);
-        taken.is_ok().then_some(inode)
+        inode.take_ref().then_some(inode)
     }
 
     /// True for a lower file with several links whose names part at copy-up: it is one inode for
     /// each name.
-    fn is_named(&self, found: &Found) -> bool {
+    pub fn is_named(&self, found: &Found) -> bool {
         let parts = !self.linked && found.layer > 0;
         parts && !found.stat.kind().is_dir() && found.stat.nlink > 1
     }
@@ -304,8 +254,8 @@ impl InodeTable {
     fn make(
         &self, parent: &Arc<Inode>, name: &[u8], found: &mut Found, ids: &Ids,
     ) -> (Arc<Inode>, Met) {
-        parent.refs.fetch_add(1, Ordering::AcqRel);
-        let inode = Arc::new(Inode::new(NewInode {
+        parent.add_refs(1);
+        let mut new = NewInode {
             id: ids.id,
             serial: self.next_serial.fetch_add(1, Ordering::Relaxed),
             ino: ids.ino,
@@ -321,8 +271,35 @@ impl InodeTable {
             stack: found.stack.take(),
             lower: found.lower.take(),
             subdirs: found.subdirs,
-        }));
+            noted: (Cell::default(), 1),
+        };
+        if let Some(journal) = journal::active() {
+            new.noted.0 = journal.add(&new);
+        }
+        let inode = Arc::new(Inode::new(new));
         (Arc::clone(&inode), Met::Made(inode))
+    }
+
+    /// Takes in an inode that the last server had; ids and serials go on above its own.
+    pub fn put(&self, inode: Inode) -> Arc<Inode> {
+        self.next_serial
+            .fetch_max(inode.serial + 1, Ordering::Relaxed);
+        self.numbers.skip(inode.id);
+        let inode = Arc::new(inode);
+        let key = inode.key.load(Ordering::Acquire);
+        if key != 0 && key != inode.id {
+            self.by_key.insert(key, inode.id);
+        }
+        if inode.by_name
+            && key == 0
+            && let Some(alias) = inode.alias()
+        {
+            self.by_name
+                .insert((alias.parent.serial, alias.name), inode.id);
+        }
+        let known = |known: &Arc<Inode>| Arc::clone(known);
+        let put = || (Arc::clone(&inode), Arc::clone(&inode));
+        self.by_id.with(inode.id, known, put)
     }
 
     /// Says that the inode's real object is now the upper's one with number `key`.
@@ -382,6 +359,10 @@ impl InodeTable {
 
     /// Says that a reference to a node will be given back that was not taken.
     pub fn owe_forget(&self, id: u64) {
+        // What is owed the next server does not know, so here one is taken, if there is a node.
+        if journal::active().is_some() && self.get(id).is_ok_and(|inode| inode.take_ref()) {
+            return;
+        }
         self.owed_sum.fetch_add(1, Ordering::AcqRel);
         *self.owed.entry(id).or_default() += 1;
     }
@@ -416,23 +397,19 @@ impl InodeTable {
             };
             // Another id may lead to it.
             let id = inode.id;
-            let left = inode
-                .refs
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |refs| {
-                    Some(refs.saturating_sub(count))
-                });
-            if left.is_ok_and(|before| before > count) {
+            if !inode.drop_refs(count) {
                 continue;
             }
             // A lookup may have taken a reference since; then the inode stays. Or it is gone already, and
             // another one has its id.
-            let unused = |i: &Inode| {
-                std::ptr::eq(i, &raw const *inode) && i.refs.load(Ordering::Acquire) == 0
-            };
+            let unused = |i: &Inode| std::ptr::eq(i, &raw const *inode) && i.refs() == 0;
             if !self.by_id.remove_if(id, unused) {
                 continue;
             }
             self.drop_traces(&inode);
+            if let Some(journal) = journal::active() {
+                journal.remove(inode.cell);
+            }
             let place = inode.place.read();
             pending.extend(place.all().map(|a| (a.parent.id, 1)));
             drop(place);
@@ -490,7 +467,7 @@ impl Met {
         if !is_it {
             return Self::Other;
         }
-        inode.refs.fetch_add(1, Ordering::AcqRel);
+        inode.add_refs(1);
         Self::Known(Arc::clone(inode))
     }
 }

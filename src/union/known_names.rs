@@ -412,6 +412,7 @@ mod tests {
             stack: Some(DirStack::from_slice(&[DirPart::new_upper()])),
             lower: None,
             subdirs: None,
+            noted: (super::super::journal::Cell::default(), 1),
         }))
     }
 

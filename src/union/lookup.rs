@@ -135,7 +135,9 @@ impl Union {
     }
 
     /// The inode number that a copy in the upper keeps, if it is one and is not known yet.
-    fn recorded_ino(&self, parent: &Arc<Inode>, name: Name<'_>, found: &Found) -> Option<u64> {
+    pub(super) fn recorded_ino(
+        &self, parent: &Arc<Inode>, name: Name<'_>, found: &Found,
+    ) -> Option<u64> {
         let may_be_copy = parent.dir.as_ref().is_some_and(|dir| dir.has_copies());
         if !self.layers.is_top(found.layer) || !may_be_copy {
             return None;
@@ -210,9 +212,7 @@ pub(super) struct Known<'a> {
 impl Known<'_> {
     /// The same with another reference.
     pub fn again(&self) -> Self {
-        self.inode
-            .refs
-            .fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+        self.inode.add_refs(1);
         Self {
             union: self.union,
             inode: Arc::clone(&self.inode),

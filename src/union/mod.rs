@@ -32,10 +32,12 @@ mod descriptors;
 mod facts;
 mod fate;
 mod find;
+mod found;
 mod inode;
 mod inode_map;
 mod inode_table;
 mod io;
+pub(crate) mod journal;
 mod kept;
 mod known_check;
 mod known_names;
@@ -59,18 +61,22 @@ mod published;
 mod rank;
 mod readdir;
 mod redirect;
+mod refs;
 mod remove;
 mod rename;
 mod rename_disk;
 mod rename_names;
 mod stage;
 mod stale;
+mod take_over;
 mod told;
 pub mod types;
 mod work;
 mod xattr;
 
 use std::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
 
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
@@ -92,6 +98,7 @@ use plink_table::Plinks;
 use rank::TreeLock;
 use stale::Stale;
 pub(crate) use stale::What;
+pub(crate) use take_over::TakenOver;
 use told::Told;
 pub use types::{Attr, Caller, DirEntry, Entry, Keep, Make, OpenMode, SetAttr, SetTime, StatFs};
 pub use work::Work;
@@ -127,6 +134,8 @@ pub struct Union {
     /// Only the lower 32 bits of inode numbers are shown.
     ino32: bool,
     elsewhere: Elsewhere,
+    /// An exchange that the last server of the mount did without answering.
+    exchanged: Mutex<Option<journal::Swap>>,
 }
 
 /// How contents may be elsewhere than names say.
@@ -183,6 +192,7 @@ impl Union {
             stack: Some(stack),
             lower: None,
             subdirs: None,
+            noted: (journal::Cell::default(), 1),
         };
         let top = layers.layers.first().filter(|_| layers.has_upper);
         let disk = top.map(|top| PlinkDir::new(&top.root)).transpose()?;
@@ -207,6 +217,7 @@ impl Union {
             plinks,
             moves: AtomicU64::new(0),
             ino32: settings.ino32,
+            exchanged: Mutex::new(None),
         };
         union.load_plinks()?;
         Ok(union)

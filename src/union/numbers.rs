@@ -90,6 +90,13 @@ impl Numbers {
     pub fn fresh(&self) -> u64 {
         self.next_fresh.fetch_add(1, Ordering::Relaxed)
     }
+
+    /// Says that a node id is in use.
+    pub fn skip(&self, id: u64) {
+        if id >= FRESH_BASE {
+            self.next_fresh.fetch_max(id + 1, Ordering::Relaxed);
+        }
+    }
 }
 
 #[cfg(test)]

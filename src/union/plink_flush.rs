@@ -277,6 +277,9 @@ impl Union {
             // Its names are not known here, or it has none.
             let dir = self.plinks.dir().ok_or(Errno::STALE)?;
             let fd = self.with_descriptors(|| sys::at::open_path(&*dir, &entry))?;
+            if let Some(journal) = super::journal::active() {
+                journal.hold(inode.cell, inode.serial, fd.as_fd());
+            }
             let held = Held::Handle {
                 fd: Arc::new(fd),
                 _permit: self.descriptors.held.take(),

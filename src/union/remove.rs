@@ -15,6 +15,7 @@ use super::copy_up::Need;
 use super::find::InUpper;
 use super::inode::{Held, Inode};
 use super::inode_table::Found;
+use super::journal;
 use super::lookup::dir_of;
 use super::names::{Info, Names};
 
@@ -220,7 +221,8 @@ impl Leaving {
             };
             let link = |temp: BorrowedFd<'_>, new: &[u8]| sys::at::link_at(&*dir, &at, temp, new);
             let is_dir = inode.kind.is_dir();
-            let by_handle = is_dir || union.descriptors.may_hold();
+            let journal = journal::active();
+            let by_handle = is_dir || union.descriptors.may_hold() || journal.is_some();
             let upper = union.upper()?;
             let linked = (!by_handle).then(|| upper.temp(link)).and_then(Result::ok);
             // A link may be refused (their number is limited); then a handle after all.
@@ -233,6 +235,9 @@ impl Leaving {
                 } else {
                     union.with_descriptors(open)?
                 };
+                if let Some(journal) = journal {
+                    journal.hold(inode.cell, inode.serial, fd.as_fd());
+                }
                 Held::Handle {
                     fd,
                     _permit: union.descriptors.held.take(),

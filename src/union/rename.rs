@@ -20,6 +20,7 @@ use super::fate::Fate;
 use super::find::InUpper;
 use super::inode::Inode;
 use super::inode_table::Found;
+use super::journal;
 use super::lookup::{Known, dir_of};
 use super::remove::Leaving;
 use super::rename_names::{BothNames, Left};
@@ -294,6 +295,11 @@ impl Union {
         }
         Self::check_loop(&src, to)?;
         names.unsettle();
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        let _noted = journal::active().map(|journal| {
+            let (source, target) = ((from.id, name.bytes()), (to.id, new_name.bytes()));
+            journal.rename(source, target, exchange)
+        });
         if flags.contains(RenameFlags::EXCHANGE) {
             Self::check_loop(&dst, from)?;
             return self.exchange(&src, &dst, work);

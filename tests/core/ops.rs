@@ -51,6 +51,7 @@ pub enum Action {
         size: u64,
     },
     /// truncate(2), which opens nothing.
+    #[cfg_attr(not(feature = "faults"), expect(dead_code))] // Only scenes have it.
     Cut {
         size: u64,
     },

@@ -114,6 +114,36 @@ fn a_killed_daemon_leaves_a_mount_that_umount_takes_away() {
     machine.umount("m");
 }
 
+/// The process that `pid` was started by.
+fn parent(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_supervised_line_outlives_its_server() {
+    let machine = Machine::new();
+    machine.fstab(&LINE.replace("workdir", "supervise,workdir"));
+    machine.sh("mount -a").good();
+    for _ in 0..2 {
+        let pids = machine.daemons();
+        assert_eq!(pids.len(), 2);
+        let server = pids.iter().find(|pid| pids.contains(&parent(**pid)));
+        let server = server.expect("the one is the other's child");
+        machine.sh(&format!("kill -9 {server}")).good();
+        machine.shows_lowers("m");
+        eventually("another serves", || {
+            let now = machine.daemons();
+            now.len() == 2 && !now.contains(server)
+        });
+        machine.sh("mount -a").good();
+        assert_eq!(machine.daemons().len(), 2);
+    }
+    machine.works("m");
+    machine.umount("m");
+}
+
 /// mount(2) comes first: fusermount3 is not needed where the kernel allows it, and is where it does not.
 #[test]
 fn fusermount3_only_when_it_is_needed() {

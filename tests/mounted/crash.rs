@@ -144,7 +144,7 @@ impl Op {
 
 /// What two trees are compared by.
 #[derive(Debug, PartialEq, Eq)]
-struct Shown {
+pub struct Shown {
     mode: u32,
     owner: (u32, u32),
     links: u64,
@@ -152,7 +152,7 @@ struct Shown {
     xattrs: BTreeMap<OsString, Vec<u8>>,
 }
 
-fn shown(root: &Path) -> BTreeMap<PathBuf, Shown> {
+pub fn shown(root: &Path) -> BTreeMap<PathBuf, Shown> {
     let mut all = BTreeMap::new();
     let mut todo = vec![root.to_owned()];
     while let Some(path) = todo.pop() {
@@ -179,7 +179,9 @@ fn shown(root: &Path) -> BTreeMap<PathBuf, Shown> {
 }
 
 /// The first differences, or nothing.
-fn differences(left: &BTreeMap<PathBuf, Shown>, right: &BTreeMap<PathBuf, Shown>) -> Vec<String> {
+pub fn differences(
+    left: &BTreeMap<PathBuf, Shown>, right: &BTreeMap<PathBuf, Shown>,
+) -> Vec<String> {
     let mut paths: Vec<_> = left.keys().chain(right.keys()).collect();
     paths.sort();
     paths.dedup();

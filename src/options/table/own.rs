@@ -50,6 +50,24 @@ pub(super) const ROWS: &[Row] = &[
         example: "lowerdir=/l1,upperdir=/u,plink_flush=umount",
     },
     Row {
+        names: &["supervise"],
+        takes: Nothing,
+        peers: &[Own],
+        status: Supported,
+        text: "A second process keeps the mount while its daemon is replaced: when it dies, another goes on \
+               where it was, and whoever uses the mount only waits for a moment. Needs Linux 6.9. Data go through \
+               the daemon then: `open=auto` is `cached` for root, and `open=passthrough` becomes `none`.",
+        example: "lowerdir=/l1,upperdir=/u,supervise",
+    },
+    Row {
+        names: &["nosupervise"],
+        takes: Nothing,
+        peers: &[Own],
+        status: Supported,
+        text: "Nobody does. The default, for lines of fstab too.",
+        example: "lowerdir=/l1,upperdir=/u,nosupervise",
+    },
+    Row {
         names: &["br", "dirs"],
         takes: Value("DIR[=PERM[+ATTR...]][:...]"),
         peers: &[Own, Aufs, UnionfsFuse],

@@ -1,0 +1,193 @@
+//! What a reader finds when the writer ends after any of its stores.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::sys::{FileKind, shared};
+use crate::union::inode::Inode;
+use crate::union::journal::read::Noted;
+
+fn journal() -> Journal {
+    let memory = shared::memory().unwrap();
+    let words = shared::map(&memory).unwrap();
+    words[head::END].store(FIRST as u64, Ordering::Release);
+    again(words)
+}
+
+/// The next server's view of the same memory.
+fn again(words: &'static [AtomicU64]) -> Journal {
+    let (keeper, _) = handover::channel().unwrap();
+    let journal = Journal {
+        words,
+        free: Mutex::default(),
+        keeper,
+    };
+    journal.find_free();
+    journal
+}
+
+fn new(id: u64, alias: Option<Alias>) -> NewInode {
+    NewInode {
+        id,
+        serial: id + 100,
+        ino: id,
+        key: id,
+        layer: 3,
+        kind: FileKind::Fifo,
+        by_name: true,
+        plinked: false,
+        alias,
+        stack: None,
+        lower: None,
+        subdirs: None,
+        noted: (Cell::default(), 1),
+    }
+}
+
+fn alias(name: &[u8]) -> Alias {
+    Alias {
+        parent: Arc::new(Inode::new(new(77, None))),
+        name: name.into(),
+    }
+}
+
+fn names(noted: &Noted) -> Vec<&[u8]> {
+    let mut names: Vec<&[u8]> = noted.names.iter().map(|(_, name)| &**name).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_node_is_read_as_it_was_noted() {
+    let journal = journal();
+    let long = [b'n'; 255];
+    for (id, name) in [
+        (1, &b"x"[..]),
+        (2, &long),
+        (3, &long[..47]),
+        (4, &long[..48]),
+    ] {
+        let cell = journal.add(&new(id, Some(alias(name))));
+        journal.refer(cell, id);
+        let nodes = again(journal.words).nodes();
+        let noted = &nodes[&id];
+        assert_eq!(
+            (noted.serial, noted.ino, noted.refs),
+            (id + 100, id, 1 + id)
+        );
+        assert_eq!(
+            (noted.kind, noted.layer, noted.by_name),
+            (FileKind::Fifo, 3, true)
+        );
+        assert_eq!(noted.names, [(77, name.to_vec())]);
+    }
+}
+
+#[test]
+fn names_come_and_go() {
+    let journal = journal();
+    let [a, b, c] = [&b"a"[..], b"b", &[b'c'; 200]].map(alias);
+    let cell = journal.add(&new(9, Some(a.clone())));
+    let noted = |wanted: &[&[u8]]| {
+        let nodes = again(journal.words).nodes();
+        assert_eq!(names(&nodes[&9]), wanted);
+    };
+    journal.note_names(cell, &[&a, &b]);
+    noted(&[b"a", b"b"]);
+    journal.note_names(cell, &[&c]);
+    noted(&[&[b'c'; 200]]);
+    journal.note_names(cell, &[]);
+    noted(&[]);
+    journal.note_names(cell, &[&c, &b, &a]);
+    noted(&[b"a", b"b", &[b'c'; 200]]);
+}
+
+#[test]
+fn room_is_used_again() {
+    let journal = journal();
+    let fill = || -> Vec<Cell> {
+        let names = (0_usize..100).map(|n| vec![b'x'; 1 + n * 2]);
+        names
+            .zip(1..)
+            .map(|(name, id)| journal.add(&new(id, Some(alias(&name)))))
+            .collect()
+    };
+    let end = || journal.words[head::END].load(Ordering::Acquire);
+    let cells = fill();
+    let first = end();
+    cells.into_iter().for_each(|cell| journal.remove(cell));
+    assert!(again(journal.words).nodes().is_empty());
+    fill();
+    assert_eq!(end(), first);
+    // The next server, too, knows what is free.
+    let next = again(journal.words);
+    for noted in next.nodes().into_values() {
+        next.remove(noted.cell);
+    }
+    for (id, length) in (1..).zip(0_usize..100) {
+        next.add(&new(id, Some(alias(&vec![b'y'; 1 + length * 2]))));
+    }
+    assert_eq!(end(), first);
+}
+
+/// A kill stops the writer after any of its stores. Up to the last word of a change all stores are to
+/// records that nothing leads to.
+#[test]
+fn nothing_counts_before_its_last_word() {
+    let journal = journal();
+    let cell = journal.add(&new(5, Some(alias(b"old"))));
+    let second = journal.add(&new(6, Some(alias(b"other"))));
+    // A new node without its first word is none.
+    journal.store(second.0, node::TAG, 1);
+    assert_eq!(again(journal.words).nodes().len(), 1);
+    journal.store(second.0, node::TAG, LIVE);
+    // A new name that nothing leads to yet, and an old one that nothing leads to any more.
+    let name = journal.add_name(&alias(b"new")).unwrap();
+    assert_eq!(names(&again(journal.words).nodes()[&5]), [b"old"]);
+    journal.set_name(cell.0, 0, name);
+    let next = again(journal.words);
+    assert_eq!(names(&next.nodes()[&5]), [b"new"]);
+    assert_eq!(names(&next.nodes()[&6]), [b"other"]);
+    // The record of the old name is free in the next server's eyes.
+    let end = journal.words[head::END].load(Ordering::Acquire);
+    next.add_name(&alias(b"reuse")).unwrap();
+    assert_eq!(journal.words[head::END].load(Ordering::Acquire), end);
+    assert_eq!(names(&next.nodes()[&5]), [b"new"]);
+}
+
+#[test]
+fn of_two_nodes_with_one_id_the_later_counts() {
+    let journal = journal();
+    journal.add(&new(5, Some(alias(b"first"))));
+    let mut later = new(5, Some(alias(b"second")));
+    later.serial += 1;
+    journal.add(&later);
+    let next = again(journal.words);
+    assert_eq!(names(&next.nodes()[&5]), [b"second"]);
+    assert_eq!(next.nodes().len(), 1);
+}
+
+#[test]
+fn a_rename_is_noted_while_it_lasts() {
+    let journal = journal();
+    assert_eq!(journal.unfinished_rename(), None);
+    let long = vec![b'l'; 255];
+    let renaming = journal.rename((1, b"from"), (2, &long), true);
+    let swap = again(journal.words).unfinished_rename().unwrap();
+    assert_eq!(swap.from, (1, b"from".to_vec()));
+    assert_eq!((swap.to, swap.exchange), ((2, long), true));
+    drop(renaming);
+    assert_eq!(again(journal.words).unfinished_rename(), None);
+}
+
+#[test]
+fn a_cell_is_of_one_node_only() {
+    let journal = journal();
+    let cell = journal.add(&new(5, None));
+    let number = u64::from(cell.0);
+    assert!(is_live(journal.words, number, 105));
+    assert!(!is_live(journal.words, number, 106));
+    assert!(!is_live(journal.words, u64::MAX, 105));
+    journal.remove(cell);
+    assert!(!is_live(journal.words, number, 105));
+}
