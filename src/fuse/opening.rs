@@ -10,7 +10,7 @@ use fuser::{FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen, Request}
 use crate::sys::{Errno, Result};
 use crate::union::{Entry, Union, Work};
 
-use super::again::is_resent;
+use super::again::{is_resent, made};
 use super::convert::{caller, errno};
 use super::filesystem::UnionFs;
 use super::passthrough::{Opened, Opening, Passthrough};
@@ -56,10 +56,12 @@ impl UnionFs {
     ) {
         let (mode, umask) = mode;
         let mut opening = Opening::new(0, flags);
-        let exclusive = flags & libc::O_EXCL != 0 && !is_resent(req);
+        let resent = is_resent(req);
+        // What was made before the request came again is told from what came behind the mount.
+        let exclusive = flags & libc::O_EXCL != 0 || resent;
         let (name, who) = (name.as_bytes(), caller(req));
-        let made = self.union.create(parent, name, mode, exclusive, who, umask);
-        let entry = match made {
+        let result = self.union.create(parent, name, mode, exclusive, who, umask);
+        let entry = match made(&self.union, resent, parent, name, result) {
             Ok(entry) => entry,
             Err(e) => return reply.error(errno(e)),
         };

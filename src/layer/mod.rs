@@ -22,6 +22,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+pub(crate) use open::LOCK_PATIENCE;
 pub use open::LayerError;
 pub(crate) use upper::Upper;
 

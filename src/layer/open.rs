@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -79,9 +79,8 @@ fn describe(errno: Errno) -> String {
     std::io::Error::from(errno).to_string()
 }
 
-/// How long a mount waits for the daemon of an earlier, lazily unmounted one to let go of the
-/// upper.
-const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for the daemon of an earlier mount, which ends after that does, to let go of the upper.
+pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_LAYERS: usize = 65000;
 
 /// A directory on the way into the stack.
@@ -295,19 +294,12 @@ fn take_upper(
         errno,
     };
     let lock = sys::fd::reopen_dir(&*layer.root).map_err(fail)?;
-    let start = Instant::now();
-    loop {
-        match sys::fd::try_lock(&lock) {
-            Ok(()) => break,
-            Err(Errno::WOULDBLOCK) if start.elapsed() < LOCK_PATIENCE => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(Errno::WOULDBLOCK) => return Err(LayerError::Busy(layer.path.clone())),
-            // A filesystem without locks cannot be protected; that is no reason not to serve it.
-            Err(e) => {
-                tracing::warn!("upperdir={}: cannot be locked: {e}", layer.path.display());
-                break;
-            }
+    match sys::fd::lock_within(&lock, LOCK_PATIENCE) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Err(LayerError::Busy(layer.path.clone())),
+        // A filesystem without locks cannot be protected; that is no reason not to serve it.
+        Err(e) => {
+            tracing::warn!("upperdir={}: cannot be locked: {e}", layer.path.display());
         }
     }
     check_metadata(layer)?;

@@ -2,13 +2,14 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::process::{Resource, Rlimit};
 use smallvec::SmallVec;
 
-use super::Result;
+use super::{Errno, Result};
 
 /// A path under /proc/self/fd, on the stack.
 pub(crate) type ProcPath = SmallVec<[u8; 320]>;
@@ -69,9 +70,17 @@ pub(crate) fn is_readable(fd: impl AsFd) -> bool {
         && asked[0].revents().contains(PollFlags::IN)
 }
 
-/// Takes an exclusive lock without waiting; EWOULDBLOCK when another open file holds it.
-pub(crate) fn try_lock(fd: impl AsFd) -> Result<()> {
-    rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive)
+/// Takes an exclusive lock; EWOULDBLOCK when another open file still holds it after `patience`.
+pub(crate) fn lock_within(fd: impl AsFd, patience: Duration) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if start.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Raises the soft limit of open descriptors to the hard one; returns the limit in force.

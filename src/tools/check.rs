@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::cli::Check;
+use crate::layer::LOCK_PATIENCE;
 use crate::mount;
 use crate::options::Options;
 use crate::sys::{self, Errno, ioctl};
@@ -88,7 +89,7 @@ pub(super) fn lock(root: &Arc<OwnedFd>, upper: &Path) -> Result<OwnedFd> {
             "{upper}: a mounted union; unmount it, and give its upper"
         )));
     }
-    match sys::fd::try_lock(&lock) {
+    match sys::fd::lock_within(&lock, LOCK_PATIENCE) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Err(busy()),
         Err(e) => return Err(fail(e)),

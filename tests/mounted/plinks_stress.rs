@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, OFlags, RenameFlags, StatxFlags};
 use rustix::io::Errno;
 
 use crate::dialects;
@@ -41,7 +41,11 @@ struct Expected {
 fn link(from: &Path, to: &Path) -> Result<(), Errno> {
     for _ in 0..9 {
         let result = rustix::fs::link(from, to);
-        if result != Err(Errno::NOENT) || rustix::fs::lstat(from).is_err() {
+        if result != Err(Errno::NOENT) {
+            return result;
+        }
+        let asked = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+        if rustix::fs::statx(CWD, from, asked, StatxFlags::NLINK).is_err() {
             return result;
         }
     }
