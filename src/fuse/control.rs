@@ -3,7 +3,7 @@
 use fuser::{ReplyIoctl, Request};
 
 use crate::stats::Op;
-use crate::sys::{Errno, cred, ioctl};
+use crate::sys::{Errno, caller, cred, ioctl};
 use crate::union::ROOT;
 
 use super::again::is_resent;
@@ -32,6 +32,10 @@ impl UnionFs {
         }
         if counts {
             return reply.ioctl(0, &self.counts.bytes());
+        }
+        // The rest tells of what is outside the mount, or runs a program there.
+        if !caller::is_outside_containers(req.pid()) {
+            return reply.error(errno(Errno::PERM));
         }
         if command == ioctl::UPGRADE {
             return self.upgrade(is_resent(req), input, reply);

@@ -5,6 +5,7 @@
 //! place where unsafe code is allowed.
 
 pub(crate) mod at;
+pub(crate) mod caller;
 pub(crate) mod connection;
 pub(crate) mod copy;
 pub(crate) mod cred;

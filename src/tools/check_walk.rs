@@ -27,6 +27,8 @@ pub(super) enum Kind {
     NoName,
     /// A whiteout or mark that is no regular file, or metadata of the wrong type.
     Malformed,
+    /// Metadata of an upper that lies in this one.
+    AnotherUppers,
     /// A whiteout file beside the object of that name; what is to be made of a directory first.
     Beside { make_opaque: bool },
     /// A whiteout of what no lower has.
@@ -53,6 +55,7 @@ impl Problem {
             Kind::Leftover => "left by a crash".to_owned(),
             Kind::NoName => "a whiteout of no name".to_owned(),
             Kind::Malformed => "of the wrong type".to_owned(),
+            Kind::AnotherUppers => "of another upper; check that one".to_owned(),
             Kind::Beside { .. } => "a whiteout beside what it hides".to_owned(),
             Kind::HidesNothing => "a whiteout of what is not there".to_owned(),
             Kind::NeedlesslyOpaque => "opaque, but nothing is below".to_owned(),
@@ -168,7 +171,10 @@ impl Walk<'_> {
         below: Below, is_root: bool,
     ) -> sys::Result<()> {
         let metadata = [name::WHITEOUT_BASE, name::ORPHANS, name::PSEUDO_LINKS];
-        if is_root && metadata.contains(&name) {
+        if metadata.contains(&name) {
+            if !is_root {
+                self.add(path, Kind::AnotherUppers);
+            }
             return Ok(());
         }
         let is_file = sys::stat::stat_at(&**dir, name)?.kind() == FileKind::Regular;

@@ -205,8 +205,10 @@ fn read_tagged(
                 Some(Ok(whiteout::Entry::Real(stat))) if stat.kind().is_dir() => {
                     Some((target, Means::Opaque))
                 }
-                Some(Ok(whiteout::Entry::Real(_))) | None => None,
-                Some(Ok(_)) => Some((target, Means::Hidden)),
+                Some(Ok(whiteout::Entry::Real(_))) => None,
+                // Where the directory is only in a lower there is no place for another form's mark, and
+                // it has to be missed, not forgotten.
+                Some(Ok(_)) | None => Some((target, Means::Hidden)),
                 Some(Err(e)) => return Err(e),
             };
             marks.push(Mark {

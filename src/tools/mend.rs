@@ -34,7 +34,11 @@ fn open(root: &OwnedFd, path: &[u8]) -> sys::Result<OwnedFd> {
 
 fn try_mend(dir: &OwnedFd, entry: &[u8], kind: &Kind) -> sys::Result<bool> {
     match kind {
-        Kind::Malformed | Kind::OnlyPlink | Kind::PlinkNote => return Ok(false),
+        Kind::Malformed | Kind::AnotherUppers | Kind::OnlyPlink | Kind::PlinkNote => {
+            return Ok(false);
+        }
+        // Its other names may have been mended away since it was looked at.
+        Kind::ForeignPlink if sys::stat::stat_at(dir, entry)?.nlink <= 1 => return Ok(false),
         Kind::Leftover => keep_times(dir, || remove_tree(dir, entry))?,
         Kind::NoName | Kind::HidesNothing | Kind::ForeignPlink | Kind::LeftPlinkRecord => {
             unlink(dir, entry)?;

@@ -32,7 +32,7 @@ pub(crate) use read::{Noted, Swap};
 pub(crate) use upgrade::{begin_upgrade, end_upgrade, program};
 
 /// Says that the memory has this layout; the last byte is its version.
-const MAGIC: u64 = u64::from_be_bytes(*b"unionfs\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"unionfs\x02");
 /// Words of a cell.
 const CELL: usize = 8;
 /// The first cell that is not part of the head.
@@ -267,7 +267,7 @@ impl Journal {
 
     fn add_name(&self, alias: &Alias) -> Option<u32> {
         let length = alias.name.len();
-        let cells = 1 + length.saturating_sub(HEAD_BYTES).div_ceil(CELL * 8);
+        let cells = 1 + (1 + length).saturating_sub(HEAD_BYTES).div_ceil(CELL * 8);
         let cell = self.take(cells)?;
         // The first word stays: it has the size.
         self.store(cell, 1, alias.parent.id);

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
@@ -36,6 +37,34 @@ fn signals_end_both() {
         m.ended().unwrap();
         over(m.path());
     }
+}
+
+/// Root of a container has the daemon's user id, but no business with what is outside.
+#[test]
+fn no_programs_for_a_containers_root() {
+    let m = Stack::new().lower(["f=1"]).mount_with("supervise");
+    let server_before = server(m.path(), keeper(m.path()));
+    let contained = |words: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args([
+            "-m",
+            "setpriv",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+            unionfs(),
+        ]);
+        finish(command.args(words).arg(m.path()))
+    };
+    for words in [&["upgrade"][..], &["plink", "list"], &["diff"]] {
+        let outcome = contained(words);
+        assert!(!outcome.status.success(), "{words:?}: {}", outcome.stdout);
+    }
+    assert_eq!(server(m.path(), keeper(m.path())), server_before);
+    good(&finish(
+        Command::new(unionfs())
+            .args(["plink", "list"])
+            .arg(m.path()),
+    ));
 }
 
 /// Unmounting needs nobody who serves.

@@ -47,15 +47,19 @@ keeper() {
 
 # Kills servers, a pause after each has answered, until the file $1 is gone. Prints how many.
 kill_servers() {
-    local pid kills=0
+    local pid status kills=0
     pid=$(server) || return 1
     while sleep "$PAUSE" && [ -e "$1" ]; do
         kill -9 "$pid" || return 1
         kills=$((kills + 1))
         pid=$(server "$pid") || return 1
         # Answered by the next one: what is killed before it serves, ten times in a row, is given up.
-        timeout -k 10 120 stat "$MNT/none$kills" >/dev/null 2>&1
-        [ $? -eq 1 ] || return 1
+        status=0
+        timeout -k 10 120 stat "$MNT/none$kills" >/dev/null 2>&1 || status=$?
+        if [ "$status" -ne 1 ]; then
+            echo "stat: exit $status"
+            return 1
+        fi
     done
     echo "$kills"
 }

@@ -190,3 +190,19 @@ fn by_an_ordinary_user() {
          mine:\nd\n\nmine/d:\n.wh..wh..opq\n"
     );
 }
+
+/// Neither entries that are each other's only company nor what belongs to another upper are removed.
+#[test]
+fn data_that_may_be_the_last_stay() {
+    let place = Place::new("");
+    place.shell(
+        "cd u; mkdir -p .wh..wh.plnk in/.wh..wh.plnk in/.wh..wh.orph
+         echo x > .wh..wh.plnk/100.8; ln .wh..wh.plnk/100.8 .wh..wh.plnk/102.8
+         echo y > in/.wh..wh.plnk/7.8; echo z > in/.wh..wh.orph/z",
+    );
+    let _ = place.run(&["check", "--repair", "u"]);
+    assert_eq!(
+        place.shell("cat u/.wh..wh.plnk/*.8 u/in/.wh..wh.*/*"),
+        "x\nz\ny\n"
+    );
+}

@@ -114,6 +114,16 @@ fn from_the_kernel() {
     assert_same(&without(&before), &without(&seen(&place)));
 }
 
+/// unionfs-fuse hides names of directories that its own branch does not have; no other form can.
+#[test]
+fn what_has_no_place_is_not_forgotten() {
+    let place = Place::new("");
+    place.shell("mkdir -p u/.unionfs/d; : > u/.unionfs/d/b_HIDDEN~; rm -rf u/d");
+    let told = place.refused(&["convert", "--to", "aufs", "u"]);
+    assert!(told.contains("d/"), "{told}");
+    assert_eq!(place.shell("ls u/.unionfs/d"), "b_HIDDEN~\n");
+}
+
 /// Killed before any of its changes, it leaves a layer that shows the same, and goes on from there.
 #[test]
 fn killed_at_any_step() {

@@ -84,6 +84,24 @@ fn a_node_is_read_as_it_was_noted() {
 }
 
 #[test]
+fn a_name_of_any_length_leaves_its_neighbour_alone() {
+    let journal = journal();
+    for length in 1..=255 {
+        let name = vec![b'n'; length];
+        let id = 2 * length as u64;
+        let cell = journal.add(&new(id, Some(alias(&name))));
+        journal.refer(cell, 1);
+        let next = journal.add(&new(id + 1, Some(alias(b"next"))));
+        journal.refer(next, 1);
+        let nodes = again(journal.words).nodes();
+        assert_eq!(nodes[&id].names, [(77, name)], "{length}");
+        assert_eq!(nodes[&(id + 1)].names, [(77, b"next".to_vec())], "{length}");
+        journal.remove(cell);
+        journal.remove(next);
+    }
+}
+
+#[test]
 fn names_come_and_go() {
     let journal = journal();
     let [a, b, c] = [&b"a"[..], b"b", &[b'c'; 200]].map(alias);
