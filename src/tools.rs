@@ -14,6 +14,7 @@ mod mend;
 mod oci;
 mod pax;
 mod place;
+mod progress;
 mod tar_layer;
 mod tar_reader;
 

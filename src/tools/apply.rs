@@ -19,6 +19,7 @@ use crate::layer::remove_tree::remove_tree;
 use crate::sys::at::SetTime;
 use crate::sys::{self, Errno, FileKind, stat::Time};
 
+use super::progress::{Progress, Unit};
 use super::tar_reader::{Entry, Reader};
 use super::{Result, ToolError, join};
 
@@ -30,10 +31,17 @@ pub fn apply(what: &Apply) -> Result<()> {
     let fail = |path: &std::path::Path, e: io::Error| {
         ToolError::new(format_args!("{}: {e}", path.display()))
     };
+    let progress = Progress::new("unpacking", Unit::Bytes);
     let input: Box<dyn Read> = match what.layer.as_os_str() == "-" {
         true => Box::new(io::stdin().lock()),
-        false => Box::new(File::open(&what.layer).map_err(|e| fail(&what.layer, e))?),
+        false => {
+            let file = File::open(&what.layer).map_err(|e| fail(&what.layer, e))?;
+            let size = file.metadata().ok().filter(std::fs::Metadata::is_file);
+            progress.next("unpacking", size.map(|meta| meta.len()));
+            Box::new(file)
+        }
     };
+    let input = Counted(input, &progress);
     let root = sys::at::open_root(what.dir.as_os_str().as_bytes());
     let root = root.map_err(|e| fail(&what.dir, e.into()))?;
     let mut target = Target {
@@ -50,6 +58,17 @@ pub fn apply(what: &Apply) -> Result<()> {
         target.put(&entry, &mut reader)?;
     }
     target.finish()
+}
+
+/// Input of which is told how much was read.
+struct Counted<'a, R>(R, &'a Progress);
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.0.read(buffer)?;
+        self.1.add(got as u64);
+        Ok(got)
+    }
 }
 
 /// Attributes for a directory when everything else is done.

@@ -48,7 +48,13 @@ pub(super) struct Change {
 }
 
 /// All changes, ordered by their paths, directories before what is in them.
+#[allow(dead_code, reason = "for callers who show nothing while it runs")]
 pub(super) fn find(place: &Place) -> Result<Vec<Change>> {
+    find_counting(place, &|_| {})
+}
+
+/// The same; `count` is told of each directory that was read.
+pub(super) fn find_counting(place: &Place, count: &dyn Fn(u64)) -> Result<Vec<Change>> {
     let mut walk = Walk {
         place,
         found: Vec::new(),
@@ -57,6 +63,7 @@ pub(super) fn find(place: &Place) -> Result<Vec<Change>> {
     walk.root()?;
     while let Some(dir) = walk.pending.pop() {
         walk.read(&dir)?;
+        count(1);
     }
     walk.other_names()?;
     let mut found = walk.found;

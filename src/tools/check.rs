@@ -16,6 +16,7 @@ use crate::sys::{self, Errno, ioctl};
 use crate::union::Union;
 
 use super::check_walk::{self, Problem};
+use super::progress::{Progress, Unit};
 use super::{Result, ToolError, mend};
 
 /// Looks, and mends if that was asked; findings go to `out`.
@@ -26,14 +27,18 @@ pub fn check(what: &Check, out: &mut dyn Write) -> Result<()> {
     let below = what.options.as_deref().map(lowers).transpose()?.flatten();
     let root = open(&what.upper)?;
     let lock = lock(&root, &what.upper)?;
-    let mut problems = check_walk::find(&root, below.as_ref())?;
+    let progress = Progress::new("reading directories", Unit::Items);
+    let mut problems = check_walk::find(&root, below.as_ref(), &progress)?;
     problems.sort_by(|a, b| (&a.path, a.text()).cmp(&(&b.path, b.text())));
     let mut mended = vec![false; problems.len()];
     if what.repair {
+        progress.next("mending", Some(problems.len() as u64));
         for (problem, mended) in problems.iter().zip(&mut mended) {
             *mended = mend::mend(&root, problem)?;
+            progress.add(1);
         }
     }
+    drop(progress);
     drop(lock);
     let told = tell(what, &problems, &mended, out);
     told.map_err(|e| ToolError::new(format_args!("writing: {e}")))?;

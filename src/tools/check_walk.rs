@@ -10,6 +10,7 @@ use crate::layer::{opaque, origin, whiteout};
 use crate::sys::{self, Errno, FileKind};
 use crate::union::{ROOT, Union};
 
+use super::progress::Progress;
 use super::{Result, ToolError, join};
 
 /// Something that serves nothing, or is not as the format has it.
@@ -99,7 +100,9 @@ struct Walk<'a> {
 }
 
 /// All problems of the upper at `root`, in no order.
-pub(super) fn find(root: &Arc<OwnedFd>, lowers: Option<&Union>) -> Result<Vec<Problem>> {
+pub(super) fn find(
+    root: &Arc<OwnedFd>, lowers: Option<&Union>, progress: &Progress,
+) -> Result<Vec<Problem>> {
     let mut walk = Walk {
         lowers,
         problems: Vec::new(),
@@ -114,6 +117,7 @@ pub(super) fn find(root: &Arc<OwnedFd>, lowers: Option<&Union>) -> Result<Vec<Pr
     ));
     while let Some((parent, name, path, below)) = walk.pending.pop() {
         walk.directory(&parent, &name, &path, below)?;
+        progress.add(1);
     }
     walk.reserved(root)?;
     walk.plinks(root)

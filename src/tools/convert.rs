@@ -22,6 +22,7 @@ use crate::sys::{self, Errno};
 
 use super::check::{lock, open};
 use super::marks::{self, Form, HIDDEN_DIR, HIDDEN_TAG, Mark, Means};
+use super::progress::{Progress, Unit};
 use super::{Result, ToolError};
 
 /// Does what was asked.
@@ -31,10 +32,13 @@ use super::{Result, ToolError};
 pub fn convert(what: &Convert) -> Result<()> {
     let root = open(&what.dir)?;
     let _lock = lock(&root, &what.dir)?;
-    let found = marks::read(&root, what.to != Dialect::Overlay)?;
+    let progress = Progress::new("reading directories", Unit::Items);
+    let found = marks::read(&root, what.to != Dialect::Overlay, &progress)?;
     check_links(&root, what.to)?;
     let wanted: BTreeSet<(Vec<u8>, Means)> = found.iter().filter_map(Mark::meaning).collect();
+    progress.next("marking", Some(wanted.len() as u64));
     for (path, means) in &wanted {
+        progress.add(1);
         for form in forms(what.to, path, *means) {
             let there = |mark: &Mark| mark.form == form && mark.meaning_is(path, *means);
             if !found.iter().any(there) {
@@ -43,9 +47,12 @@ pub fn convert(what: &Convert) -> Result<()> {
         }
     }
     // What cannot be found again in the new form must not go in the old one.
-    let both = marks::read(&root, false)?;
+    progress.next("reading directories again", None);
+    let both = marks::read(&root, false, &progress)?;
     verify(what, &wanted, &both, true)?;
+    progress.next("removing old marks", Some(both.len() as u64));
     for mark in &both {
+        progress.add(1);
         let stays = mark.meaning().is_some_and(|(path, means)| {
             forms(what.to, &path, means).contains(&mark.form) && !mark.is_beside
         });
@@ -54,7 +61,8 @@ pub fn convert(what: &Convert) -> Result<()> {
         }
     }
     clear_metadata(&root, what.to)?;
-    verify(what, &wanted, &marks::read(&root, false)?, false)
+    progress.next("reading directories once more", None);
+    verify(what, &wanted, &marks::read(&root, false, &progress)?, false)
 }
 
 /// The forms that a mark has for a program.

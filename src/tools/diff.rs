@@ -11,6 +11,7 @@ use crate::sys::FileKind;
 
 use super::changes::{self, Before, Change};
 use super::place::Place;
+use super::progress::{Progress, Unit};
 use super::tar_layer::LayerWriter;
 use super::{Result, ToolError, latest_time, oci};
 
@@ -20,7 +21,9 @@ use super::{Result, ToolError, latest_time, oci};
 /// One line for the first thing that went wrong. An archive has no end mark then.
 pub fn diff(what: &Diff, out: &mut dyn Write) -> Result<()> {
     let place = Place::open(&what.place, what.options.as_deref())?;
-    let found = changes::find(&place)?;
+    let reading = Progress::new("reading directories", Unit::Items);
+    let found = changes::find_counting(&place, &|done| reading.add(done))?;
+    drop(reading);
     let told =
         |result: io::Result<()>| result.map_err(|e| ToolError::new(format_args!("writing: {e}")));
     match &what.form {
@@ -43,7 +46,11 @@ pub fn diff(what: &Diff, out: &mut dyn Write) -> Result<()> {
 }
 
 fn layer<W: Write>(place: &Place, found: &[Change], latest: Option<i64>, out: W) -> Result<W> {
-    let mut writer = LayerWriter::new(&place.all, out, latest);
+    let progress = Progress::new("writing", Unit::Bytes);
+    let sizes = found.iter().filter_map(|change| change.now);
+    let sizes = sizes.filter(|(_, attr)| attr.kind() == FileKind::Regular);
+    progress.next("writing", Some(sizes.map(|(_, attr)| attr.stat.size).sum()));
+    let mut writer = LayerWriter::new(&place.all, out, latest, &progress);
     found.iter().try_for_each(|change| writer.put(change))?;
     writer.finish()
 }

@@ -9,6 +9,7 @@ use crate::layer::name::{self, NameBuf};
 use crate::layer::{elsewhere, opaque, whiteout};
 use crate::sys::{self, Errno, FileKind};
 
+use super::progress::Progress;
 use super::{Result, ToolError, join};
 
 /// Where unionfs-fuse keeps its whiteouts, in directories of the layer's names.
@@ -76,11 +77,12 @@ pub(super) fn open(root: &OwnedFd, path: &[u8]) -> sys::Result<OwnedFd> {
 }
 
 /// All marks; with `whole` objects that have their contents elsewhere are an error.
-pub(super) fn read(root: &Arc<OwnedFd>, whole: bool) -> Result<Vec<Mark>> {
+pub(super) fn read(root: &Arc<OwnedFd>, whole: bool, progress: &Progress) -> Result<Vec<Mark>> {
     let mut marks = Vec::new();
     let mut pending = vec![Vec::new()];
     while let Some(path) = pending.pop() {
         read_dir(root, &path, whole, &mut marks, &mut pending)?;
+        progress.add(1);
     }
     let mut pending = vec![HIDDEN_DIR.to_vec()];
     while let Some(path) = pending.pop() {

@@ -14,6 +14,7 @@ use crate::union::{Attr, Union};
 
 use super::changes::{Change, xattrs};
 use super::pax;
+use super::progress::Progress;
 use super::{Result, ToolError, join};
 
 /// Data that are read at once.
@@ -50,16 +51,18 @@ pub(super) struct LayerWriter<'a, W: Write> {
     latest: Option<i64>,
     /// The first name of each file with several, by its inode number.
     links: HashMap<u64, Vec<u8>>,
+    progress: &'a Progress,
 }
 
 impl<'a, W: Write> LayerWriter<'a, W> {
     /// Objects are read from `union`.
-    pub fn new(union: &'a Union, out: W, latest: Option<i64>) -> Self {
+    pub fn new(union: &'a Union, out: W, latest: Option<i64>, progress: &'a Progress) -> Self {
         Self {
             union,
             builder: tar::Builder::new(Gate { out, failed: false }),
             latest,
             links: HashMap::new(),
+            progress,
         }
     }
 
@@ -143,7 +146,8 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         }
         if attr.kind() == FileKind::Socket {
             // Archives have none, and nobody listens to one that was copied.
-            tracing::warn!("{}: a socket, left out", path.escape_ascii());
+            self.progress
+                .tell(&format!("{}: a socket, left out", path.escape_ascii()));
             return Ok(());
         }
         let time = pax::time(seconds, nanoseconds);
@@ -224,8 +228,10 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         };
         let stored: u64 = parts.iter().map(|(_, length)| length).sum();
         header.set_size(map.len() as u64 + stored);
-        let data = Data::new(self.union, id, parts);
-        self.append(path, None, header, map.as_slice().chain(data))
+        let data = Data::new(self.union, id, parts, self.progress);
+        self.append(path, None, header, map.as_slice().chain(data))?;
+        self.progress.add(size.saturating_sub(stored));
+        Ok(())
     }
 
     /// Where a regular file has data.
@@ -318,16 +324,18 @@ struct Data<'a> {
     parts: Vec<(u64, u64)>,
     part: usize,
     done: u64,
+    progress: &'a Progress,
 }
 
 impl<'a> Data<'a> {
-    fn new(union: &'a Union, id: u64, parts: Vec<(u64, u64)>) -> Self {
+    fn new(union: &'a Union, id: u64, parts: Vec<(u64, u64)>, progress: &'a Progress) -> Self {
         Self {
             union,
             id,
             parts,
             part: 0,
             done: 0,
+            progress,
         }
     }
 }
@@ -348,6 +356,7 @@ impl Read for Data<'_> {
                 return Err(io::Error::other("was cut while it was read"));
             }
             self.done += got as u64;
+            self.progress.add(got as u64);
             return Ok(got);
         }
         Ok(0)

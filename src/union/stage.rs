@@ -15,6 +15,8 @@ use super::copy_up::{Need, give_name};
 use super::inode::Inode;
 use super::lookup::Known;
 
+/// After so many files the log is told of a copy that goes on.
+const TOLD_AFTER: usize = 1000;
 /// So many files are flushed one by one; if there are more, their whole filesystem is, once.
 const FLUSHED_SINGLY: usize = 16;
 
@@ -157,6 +159,11 @@ impl<'a> Completion<'a> {
             union.with_descriptors(|| sys::at::open_at(&**into, name, flags, mode, false))
         })?;
         self.files += 1;
+        if self.files.is_multiple_of(TOLD_AFTER) {
+            // Whoever waits for the rename may ask the log what takes so long.
+            let files = self.files;
+            tracing::info!(files, "a directory that is to be renamed is copied");
+        }
         if self.files > FLUSHED_SINGLY {
             self.unsynced = true;
         } else if !union.volatile {

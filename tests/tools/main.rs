@@ -15,4 +15,5 @@ mod engines;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../mounted/process.rs"]
 mod process;
+mod progress;
 mod support;
