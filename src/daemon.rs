@@ -148,7 +148,16 @@ fn start(mut options: Options, mountpoint: &Path, manner: &Manner) -> Result<(),
 
 fn play(role: Role, options: &Options, foreground: bool) -> Result<(), Failure> {
     match role {
-        Role::Keeper(outcome) => outcome,
+        Role::Keeper(outcome) => {
+            if let Err(failure @ Failure::Untold(_)) = &outcome
+                && let Ok(mut log) = log::init(log::filter(options)?, options, foreground)
+            {
+                // Whoever would be told may be gone.
+                let _ = log.start();
+                tracing::error!("{failure}");
+            }
+            outcome
+        }
         Role::Server(target, notice) => {
             let log = log::init(log::filter(options)?, options, foreground)?;
             let again = matches!(target, Target::Again(_));

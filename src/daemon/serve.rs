@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 use super::guard;
 use super::log::Log;
 use super::ready::Notice;
-use super::{Failure, apart};
+use super::{Failure, apart, supervise};
 use crate::mount::{self, Mounted, Target, Unmounter};
 use crate::options::Options;
 use crate::sys::daemonize::Task;
@@ -72,6 +72,9 @@ pub(super) fn serve(
     // Caught from here on, so that no signal can end the process and leave a dead mount.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
+    if options.supervise {
+        supervise::take_signals();
+    }
     let mounted = prepared.mount().map_err(Failure::new)?;
     let unmounter = mounted.unmounter();
     place.device = place.path.as_deref().and_then(|p| apart::device(p).ok());

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use nix::unistd::{Pid, setpgid};
 
 use self::keeper::{Keeper, Part};
+use self::signals::Signals;
 use super::Failure;
 use super::ready::Notice;
 use super::upgrade;
@@ -64,6 +65,8 @@ fn go_round(
 ) -> Result<Role, Failure> {
     loop {
         let (ours, theirs) = handover::channel().map_err(|e| fail(io::Error::from(e)))?;
+        // A server has them wait until it can do what they ask for.
+        Signals::hold();
         match daemonize::fork().map_err(fail)? {
             Side::Child => {
                 drop(ours);
@@ -78,6 +81,7 @@ fn go_round(
             }
             Side::Parent(pid) => {
                 drop(theirs);
+                Signals::release();
                 let notice = first.take().and_then(|(_, notice)| notice);
                 keeper.begins();
                 if let Some(end) = keeper.keep(pid, &ours, notice) {
@@ -93,6 +97,11 @@ fn serve(mut keeper: Keeper, options: &mut Options, way: OwnedFd) -> Result<Role
     begin(&mut keeper, way)?;
     let target = keeper.into_target(options).map_err(fail)?;
     Ok(Role::Server(target, None))
+}
+
+/// In a server that looks at signals from now on: those that came since it began come now.
+pub(super) fn take_signals() {
+    Signals::release();
 }
 
 /// Has this process be a server; `way` leads to the one that keeps the mount.

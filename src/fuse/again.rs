@@ -6,11 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use fuser::{ReplyEntry, ReplyIoctl, Request};
+use fuser::{ReplyEmpty, ReplyEntry, ReplyIoctl, Request};
 
 use crate::sys::handover::RESENT;
 use crate::sys::{Errno, Result};
-use crate::union::{Entry, Make, Union, journal};
+use crate::union::journal::{self, Exchanging};
+use crate::union::{Entry, Make, Union};
 
 use super::convert::{caller, errno};
 use super::filesystem::UnionFs;
@@ -62,6 +63,28 @@ impl UnionFs {
         made(&self.union, is_resent(req), parent, name, result)
     }
 
+    /// Has two names change places, unless that was done before.
+    pub(super) fn exchange(
+        &self, req: &Request, from: (u64, &[u8]), to: (u64, &[u8]), flags: u32, reply: ReplyEmpty,
+    ) {
+        let noted = journal::active().map(|j| j.begin_exchange(req.unique().0 & !RESENT));
+        if noted.as_ref().is_some_and(Exchanging::is_done) {
+            return reply.ok();
+        }
+        let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
+        // What changes places may have to be copied up.
+        self.aside(move |union| {
+            let exchange = || union.rename(from.0, &from.1, to.0, &to.1, flags);
+            let result = match &noted {
+                Some(noted) => noted.run(exchange),
+                None => exchange(),
+            };
+            reply::empty(reply, result);
+            // Only now: until the answer is out, the request may come again.
+            drop(noted);
+        });
+    }
+
     /// Makes a link, unless that was done before.
     pub(super) fn make_link(
         &self, req: &Request, id: u64, parent: u64, name: &[u8], reply: ReplyEntry,
@@ -82,7 +105,7 @@ impl UnionFs {
             return reply.error(errno(Errno::OPNOTSUPP));
         };
         if !resent || journal.is_upgrade_lost() {
-            return match journal.upgrade(path) {
+            return match journal.upgrade(path, resent) {
                 // Dropped, it would answer by itself.
                 Ok(()) => std::mem::forget(reply),
                 Err(e) => reply.error(errno(e)),

@@ -140,6 +140,8 @@ pub(super) struct Write {
     pub opened: bool,
     /// It was opened to append to it.
     pub appends: bool,
+    /// It may have been done before, by a process that ended before it could say so.
+    pub resent: bool,
 }
 
 impl Write {
@@ -178,6 +180,9 @@ impl Write {
     fn once(&self, union: &Union, offset: u64, data: &[u8]) -> Result<usize> {
         let (id, who) = (self.id, self.clear_for);
         match (self.opened, self.appends) {
+            (true, true) if self.resent => union.append_again(id, offset, data, who),
+            // Of an append-only file it may stand there.
+            _ if self.resent => union.write_unopened(id, offset, data, who),
             (false, _) => union.write_unopened(id, offset, data, who),
             (true, false) => union.write(id, offset, data, who),
             (true, true) => union.append(id, offset, data, who),

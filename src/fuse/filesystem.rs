@@ -217,8 +217,8 @@ impl Filesystem for UnionFs {
         let (name, new_name) = (name.as_bytes(), newname.as_bytes());
         let flags = flags.bits();
         let union = self.on(Op::Rename);
-        if resent && union.was_exchanged((parent.0, name), (newparent.0, new_name)) {
-            return reply.ok();
+        if flags & libc::RENAME_EXCHANGE != 0 {
+            return self.exchange(req, (parent.0, name), (newparent.0, new_name), flags, reply);
         }
         if let Some(done) = union.try_rename(parent.0, name, newparent.0, new_name, flags) {
             return reply::empty(reply, settled(resent, Errno::NOENT, done));
@@ -267,6 +267,7 @@ impl Filesystem for UnionFs {
             whole,
             appends: flags.0 & libc::O_APPEND != 0 && !whole,
             opened: self.policy.way.has_opens(),
+            resent: is_resent(req),
         };
         self.count(Op::Write);
         self.write_data(write, data, reply);

@@ -28,6 +28,8 @@ const PAUSE: u8 = 16;
 pub(super) struct Luck {
     luck: u8,
     paused: u8,
+    /// There is no other processor, on which a client could be sending a request meanwhile.
+    alone: bool,
 }
 
 impl Luck {
@@ -35,12 +37,13 @@ impl Luck {
         Self {
             luck: MOST / 2,
             paused: 0,
+            alone: std::thread::available_parallelism().is_ok_and(|n| n.get() == 1),
         }
     }
 
     /// Looks for a request on the connection, when that has been worth it.
     pub fn linger(&mut self, connection: &OwnedFd) {
-        if self.tries() {
+        if !self.alone && self.tries() {
             self.learn(comes(connection));
         }
     }

@@ -74,6 +74,11 @@ fn has(wanted: CapabilitySet) -> bool {
     rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
 }
 
+/// True when this process may open any file, whatever the mode says.
+pub(crate) fn overrides_modes() -> bool {
+    has(CapabilitySet::DAC_OVERRIDE)
+}
+
 /// Has this thread keep its capabilities when it takes another user's id.
 fn keep_capabilities() -> bool {
     let bits = CapabilitiesSecureBits::NO_SETUID_FIXUP;

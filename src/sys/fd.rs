@@ -59,6 +59,12 @@ pub(crate) fn is_append(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::fs::fcntl_getfl(fd)?.contains(OFlags::APPEND))
 }
 
+/// True when a descriptor was opened for writing, and not for its place alone.
+pub(crate) fn is_writable(fd: impl AsFd) -> Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    Ok(!flags.contains(OFlags::PATH) && flags.intersects(OFlags::RDWR | OFlags::WRONLY))
+}
+
 /// True when there is something to read at this moment; false when that cannot be told.
 pub(crate) fn is_readable(fd: impl AsFd) -> bool {
     let mut asked = [PollFd::new(&fd, PollFlags::IN)];

@@ -26,30 +26,33 @@ pub(crate) fn read_full(fd: impl AsFd, buf: &mut [u8], offset: u64) -> Result<us
 
 /// Writes all of `data`, or as much as fits; an error only when nothing was written.
 pub(crate) fn write_full(fd: impl AsFd, data: &[u8], offset: u64) -> Result<usize> {
-    let mut done = 0;
-    while done < data.len() {
-        let write = || rustix::io::pwrite(fd.as_fd(), &data[done..], offset + done as u64);
-        match change("pwrite", write) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(Errno::INTR) => {}
-            Err(_) if done > 0 => break,
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(done)
+    in_full(data, |rest, done| {
+        change("pwrite", || {
+            rustix::io::pwrite(fd.as_fd(), rest, offset + done as u64)
+        })
+    })
 }
 
 /// Writes all of `data`, or as much as fits, each piece to where the file ends at that moment; an error
 /// only when nothing was written.
 pub(crate) fn append_full(fd: impl AsFd, data: &[u8]) -> Result<usize> {
+    in_full(data, |rest, _| {
+        let rest = [std::io::IoSlice::new(rest)];
+        change("pwritev2", || {
+            rustix::io::pwritev2(fd.as_fd(), &rest, 0, rustix::io::ReadWriteFlags::APPEND)
+        })
+    })
+}
+
+/// Gives `write` what is not written yet, and how much is, until all is or no more can be.
+fn in_full(data: &[u8], mut write: impl FnMut(&[u8], usize) -> Result<usize>) -> Result<usize> {
     let mut done = 0;
     while done < data.len() {
-        let rest = [std::io::IoSlice::new(&data[done..])];
-        match rustix::io::pwritev2(fd.as_fd(), &rest, 0, rustix::io::ReadWriteFlags::APPEND) {
+        match write(&data[done..], done) {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(Errno::INTR) => {}
+            // What was written is; the error comes again at the next write.
             Err(_) if done > 0 => break,
             Err(e) => return Err(e),
         }

@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::FdFlags;
@@ -58,9 +59,17 @@ pub(crate) fn send_soon(
         tv_sec: 1,
         tv_nsec: 0,
     };
+    /// Of which poll(2) knows nothing: too many descriptors are under way.
+    const PAUSE: Duration = Duration::from_millis(5);
+    let mut pauses = 0;
     loop {
         match send(&to, message, passed) {
             Err(Errno::AGAIN) => {}
+            Err(Errno::TOOMANYREFS) if pauses < 200 => {
+                pauses += 1;
+                std::thread::sleep(PAUSE);
+                continue;
+            }
             result => return result,
         }
         let mut polled = [PollFd::new(&to, PollFlags::OUT)];
@@ -123,6 +132,11 @@ pub(crate) fn replace(place: BorrowedFd<'_>, by: impl AsFd) -> Result<()> {
 pub(crate) fn pass_on(fd: impl AsFd) -> Result<RawFd> {
     rustix::io::fcntl_setfd(&fd, FdFlags::empty())?;
     Ok(fd.as_fd().as_raw_fd())
+}
+
+/// Has a descriptor be closed again in a program that is executed.
+pub(crate) fn keep_back(fd: impl AsFd) -> Result<()> {
+    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)
 }
 
 /// Takes over a descriptor that was passed on by whoever executed this program. Each number may be

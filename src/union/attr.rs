@@ -7,7 +7,7 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
 use super::copy_up::Need;
-use super::descriptors::Real;
+use super::descriptors::{Real, Use};
 use super::inode::Inode;
 use super::metacopy::shows_holes;
 use super::stale::What;
@@ -82,7 +82,7 @@ impl Union {
             Some(_) if caller.uid != 0 => Some(self.with_real(inode, |real| self.stat_of(real))?),
             _ => None,
         };
-        self.with_real(inode, |real| {
+        let done = self.with_real(inode, |real| {
             self.set_on(real, set)?;
             // chown clears set-id bits by itself, but for the caller's rights it takes ours.
             let keeps =
@@ -92,7 +92,13 @@ impl Union {
                 self.change_mode(real, mode & !libc::S_ISGID)?;
             }
             Ok(())
-        })
+        });
+        if set.mode.is_some()
+            && let Some(file) = self.descriptors.file((inode.serial, 0, Use::Write))
+        {
+            self.keep_for_next(inode, &file);
+        }
+        done
     }
 
     /// Changes owner, mode and times of a real object.

@@ -4,7 +4,7 @@
 //! the limit of descriptors bounds speed, not the size of the tree.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use quick_cache::sync::Cache;
 use rustix::fs::OFlags;
@@ -16,6 +16,7 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 use super::Union;
 use super::copy_up::Need;
 use super::inode::{Held, Inode, Permits, Place};
+use super::journal;
 
 /// What a cached descriptor is good for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
@@ -352,6 +353,27 @@ impl Union {
 
     /// Keeps the descriptor of a file that was just made in the upper.
     pub(super) fn keep_file(&self, inode: &Inode, fd: OwnedFd) {
+        self.keep_for_next(inode, &fd);
+        self.take_file(inode, fd);
+    }
+
+    /// Has the next server of the mount get a descriptor of a file that it could not open again, as the
+    /// mode forbids it.
+    pub(super) fn keep_for_next(&self, inode: &Inode, fd: &OwnedFd) {
+        static OVERRIDES: OnceLock<bool> = OnceLock::new();
+        let Some(journal) = journal::active() else {
+            return;
+        };
+        let both = libc::S_IRUSR | libc::S_IWUSR;
+        if !*OVERRIDES.get_or_init(sys::cred::overrides_modes)
+            && sys::stat::fstat(fd).is_ok_and(|stat| stat.mode & both != both)
+        {
+            journal.hold(inode.cell, inode.serial, fd.as_fd());
+        }
+    }
+
+    /// Keeps a descriptor to write by.
+    pub(super) fn take_file(&self, inode: &Inode, fd: OwnedFd) {
         self.descriptors
             .files
             .insert((inode.serial, 0, Use::Write), Arc::new(fd));

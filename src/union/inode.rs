@@ -410,5 +410,8 @@ impl Inode {
     /// Marks the object as without a name in the union.
     pub fn set_unlinked(&self) {
         self.unlinked.store(true, Ordering::Release);
+        if let Some(journal) = journal::active() {
+            journal.set_unlinked(self.cell);
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::sys::{Errno, FileKind, Result, Stat};
 pub(crate) use super::found::Found;
 use super::inode::{Alias, Inode, NewInode};
 use super::inode_map::InodeMap;
-use super::journal::{self, Cell};
+use super::journal::{self, Cell, Journal};
 use super::numbers::Numbers;
 
 /// Node id of the root, fixed by FUSE.
@@ -45,12 +45,13 @@ pub(crate) struct InodeTable {
 impl InodeTable {
     /// A table that holds the root.
     pub fn new(numbers: Numbers, root: NewInode, linked: bool) -> Self {
+        let serials = journal::active().map_or(0, Journal::next_serial);
         let table = Self {
             by_id: InodeMap::new(),
             further: DashMap::with_shard_amount(4),
             by_key: DashMap::new(),
             by_name: DashMap::with_shard_amount(16),
-            next_serial: AtomicU64::new(2),
+            next_serial: AtomicU64::new(serials.max(2)),
             forgotten: AtomicU64::new(0),
             owed: DashMap::with_shard_amount(2),
             owed_sum: AtomicU64::new(0),
@@ -282,9 +283,7 @@ impl InodeTable {
 
     /// Takes in an inode that the last server had; ids and serials go on above its own.
     pub fn put(&self, inode: Inode) -> Arc<Inode> {
-        self.next_serial
-            .fetch_max(inode.serial + 1, Ordering::Relaxed);
-        self.numbers.skip(inode.id);
+        self.skip(inode.id, inode.serial);
         let inode = Arc::new(inode);
         let key = inode.key.load(Ordering::Acquire);
         if key != 0 && key != inode.id {
@@ -300,6 +299,12 @@ impl InodeTable {
         let known = |known: &Arc<Inode>| Arc::clone(known);
         let put = || (Arc::clone(&inode), Arc::clone(&inode));
         self.by_id.with(inode.id, known, put)
+    }
+
+    /// Has ids and serials go on above these.
+    pub fn skip(&self, id: u64, serial: u64) {
+        self.next_serial.fetch_max(serial + 1, Ordering::Relaxed);
+        self.numbers.skip(id);
     }
 
     /// Says that the inode's real object is now the upper's one with number `key`.

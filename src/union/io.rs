@@ -94,6 +94,32 @@ impl Union {
         sys::file::append_full(&*file, data)
     }
 
+    /// The same for what may have been appended before.
+    ///
+    /// # Errors
+    /// As [`Self::write_unopened`].
+    pub fn append_again(
+        &self, id: u64, offset: u64, data: &[u8], clear_for: Option<Caller>,
+    ) -> Result<usize> {
+        let inode = self.inodes.get(id)?;
+        if self.nodes.current(&inode) == inode.id {
+            return self.write_unopened(id, offset, data, clear_for);
+        }
+        // The kernel's idea of the end may be behind: what it was when this was done is not known.
+        // Appended last, it stands at the end.
+        let file = self.file(&inode, false)?;
+        let size = sys::stat::fstat(&*file)?.size;
+        let mut last = vec![0; data.len()];
+        let from = size.checked_sub(data.len() as u64);
+        if let Some(from) = from
+            && sys::file::read_full(&*file, &mut last, from)? == data.len()
+            && last == data
+        {
+            return Ok(data.len());
+        }
+        self.append(id, offset, data, clear_for)
+    }
+
     /// Writes to a file of the upper that was opened for it.
     pub(super) fn write_open(
         &self, inode: &Arc<Inode>, file: &OwnedFd, offset: u64, data: &[u8],
@@ -120,17 +146,21 @@ impl Union {
     /// What fsync(2) gives, also what it gave before to another who had the file open at the same time.
     pub fn fsync(&self, id: u64, open: u64, data_only: bool) -> Result<()> {
         let inode = self.inodes.get(id)?;
-        let result = self.flush_to_disk(&inode, data_only);
+        let result = self.flush_to_disk(&inode, data_only)?;
         if inode.kind == FileKind::Directory {
             return result;
         }
         self.told.tell(&inode, open, result)
     }
 
-    fn flush_to_disk(&self, inode: &Arc<Inode>, data_only: bool) -> Result<()> {
+    /// Gives what flushing gave, which is of the data and for all to know.
+    ///
+    /// # Errors
+    /// Of the way there, such as too many open files: nothing was asked, and nobody else is concerned.
+    fn flush_to_disk(&self, inode: &Arc<Inode>, data_only: bool) -> Result<Result<()>> {
         if self.volatile || !self.in_upper(inode) {
             // A lower is not changed, so it has nothing to flush.
-            return Ok(());
+            return Ok(Ok(()));
         }
         if inode.kind == FileKind::Directory {
             let dir = {
@@ -138,15 +168,15 @@ impl Union {
                 let path = self.dir_fd(inode, 0)?;
                 self.with_descriptors(|| sys::fd::reopen_dir(&*path))?
             };
-            return sys::file::sync(&dir, data_only);
+            return Ok(sys::file::sync(&dir, data_only));
         }
         if inode.is_borrowed() {
             let own = self.with_real(inode, |real| self.open_real(real, 0, false))?;
-            return sys::file::sync(&own, data_only);
+            return Ok(sys::file::sync(&own, data_only));
         }
         // Any descriptor will do, and the file may be one that cannot be opened for writing.
         let file = self.file(inode, false)?;
-        sys::file::sync(&*file, data_only)
+        Ok(sys::file::sync(&*file, data_only))
     }
 
     /// fallocate(2).

@@ -14,7 +14,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -22,17 +22,19 @@ use crate::sys::{Errno, Result, handover};
 
 use super::inode::{Alias, NewInode};
 
+mod further;
 mod read;
 
 #[cfg(test)]
 mod tests;
 mod upgrade;
 
+pub(crate) use further::{Exchanging, note_exchanged};
 pub(crate) use read::{Noted, Swap};
 pub(crate) use upgrade::{begin_upgrade, end_upgrade, program};
 
 /// Says that the memory has this layout; the last byte is its version.
-const MAGIC: u64 = u64::from_be_bytes(*b"unionfs\x02");
+const MAGIC: u64 = u64::from_be_bytes(*b"unionfs\x03");
 /// Words of a cell.
 const CELL: usize = 8;
 /// The first cell that is not part of the head.
@@ -57,10 +59,19 @@ mod head {
     pub const SWAP: usize = 128;
     pub const SWAP_FROM: usize = 160;
     pub const SWAP_TO: usize = 192;
+    /// The first serial that was never used, and the last id beyond those of objects (`further`).
+    pub const SERIALS: usize = 5;
+    pub const FRESH: usize = 6;
+    /// Exchanges that were not answered: the numbers of their requests.
+    pub const EXCHANGES: usize = 8;
+    pub const EXCHANGES_END: usize = 16;
     /// What became of the last upgrade: an errno, 0, or how far it is (`upgrade`).
     pub const UPGRADED: usize = 4;
     /// The program that is to serve: its path, ended by a NUL byte.
     pub const PROGRAM: usize = 256;
+    /// How many devices have an index, and those.
+    pub const DEVICES: usize = 1024;
+    pub const DEVICES_END: usize = 2048;
 }
 
 /// Words of a node's cell.
@@ -82,6 +93,8 @@ const LIVE: u64 = u64::from_be_bytes(*b"\0\0\0node\x01");
 
 /// In [`node::WHAT`]: a descriptor is kept.
 const HELD: u64 = 1 << 9;
+/// No name of the union leads to it any more.
+const UNLINKED: u64 = 1 << 10;
 
 /// Messages to whoever keeps the connection and the descriptors.
 pub(crate) mod message {
@@ -106,6 +119,8 @@ pub(crate) struct Journal {
     /// Free records by their number of cells.
     free: Mutex<[Vec<u32>; 6]>,
     keeper: OwnedFd,
+    /// It did not read for so long that nobody shall wait for it again until it does.
+    stuck: AtomicBool,
 }
 
 /// The journal, if this process has one.
@@ -129,6 +144,7 @@ pub(crate) fn start(words: &'static [AtomicU64], keeper: OwnedFd) -> Result<()> 
         words,
         free: Mutex::default(),
         keeper,
+        stuck: AtomicBool::new(false),
     };
     journal.find_free();
     // A process starts it once.
@@ -184,7 +200,10 @@ impl Journal {
     }
 
     fn give_back(&self, cell: u32, cells: usize) {
-        self.free.lock()[cells].push(cell);
+        // No record has another size; one that seems to is better lost than given out.
+        if let Some(free) = self.free.lock().get_mut(cells) {
+            free.push(cell);
+        }
     }
 
     /// Notes a new node, with the one reference it begins with. Without room for it the next server
@@ -194,6 +213,7 @@ impl Journal {
             return Cell::default();
         };
         let name = new.alias.as_ref().and_then(|a| self.add_name(a));
+        self.note_serial(new.serial);
         self.store(cell, node::ID, new.id);
         self.store(cell, node::REFS, 1);
         self.store(cell, node::SERIAL, new.serial);
@@ -248,6 +268,14 @@ impl Journal {
     pub fn set_ino(&self, Cell(cell): Cell, ino: u64) {
         if cell != 0 {
             self.store(cell, node::INO, ino);
+        }
+    }
+
+    /// Notes that no name leads to the node any more.
+    pub(super) fn set_unlinked(&self, Cell(cell): Cell) {
+        if cell != 0 {
+            let what = self.word(cell, node::WHAT);
+            what.fetch_or(UNLINKED, Ordering::AcqRel);
         }
     }
 
@@ -327,8 +355,15 @@ impl Journal {
             return;
         }
         self.word(cell, node::WHAT).fetch_or(HELD, Ordering::AcqRel);
-        if let Err(e) = handover::send_soon(&self.keeper, message, Some(fd)) {
-            tracing::warn!("an object without a name would not survive this server: {e}");
+        let sent = if self.stuck.load(Ordering::Acquire) {
+            handover::send(&self.keeper, message, Some(fd))
+        } else {
+            handover::send_soon(&self.keeper, message, Some(fd))
+        };
+        // Told once for each time that it stops reading.
+        let was_stuck = self.stuck.swap(sent.is_err(), Ordering::AcqRel);
+        if let (Err(e), false) = (sent, was_stuck) {
+            tracing::warn!("objects without a name would not survive this server: {e}");
         }
     }
 }

@@ -76,8 +76,6 @@ mod xattr;
 
 use std::sync::atomic::AtomicU64;
 
-use parking_lot::Mutex;
-
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
 use crate::options::RenameDir;
@@ -134,8 +132,6 @@ pub struct Union {
     /// Only the lower 32 bits of inode numbers are shown.
     ino32: bool,
     elsewhere: Elsewhere,
-    /// An exchange that the last server of the mount did without answering.
-    exchanged: Mutex<Option<journal::Swap>>,
 }
 
 /// How contents may be elsewhere than names say.
@@ -210,14 +206,13 @@ impl Union {
             sum_statfs: settings.sum_statfs,
             stale: Stale::default(),
             nodes: Nodes::default(),
-            told: Told::default(),
+            told: Told::new(),
             data_moved: DataMoved::default(),
             owners: settings.owners,
             elsewhere: settings.elsewhere,
             plinks,
             moves: AtomicU64::new(0),
             ino32: settings.ino32,
-            exchanged: Mutex::new(None),
         };
         union.load_plinks()?;
         Ok(union)

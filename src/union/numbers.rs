@@ -6,6 +6,8 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::RwLock;
 
+use super::journal::{self, Journal};
+
 /// Bits of a number that hold the real inode number; the filesystem's index is above.
 const INO_BITS: u32 = 48;
 /// Filesystems that get a prefix of their own; the objects of any further one are in the overflow.
@@ -27,16 +29,21 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// Knows the devices of the layers, so that the numbers follow the order of the options.
+    /// Knows the devices of the layers, so that the numbers follow the order of the options; after
+    /// those that a server before has given an index, which stay what they were.
     pub fn new(devices: impl IntoIterator<Item = u64>) -> Self {
+        let known = journal::active().map_or_else(Vec::new, Journal::devices);
         let numbers = Self {
             devices: RwLock::new(Vec::new()),
             overflow: DashMap::with_shard_amount(4),
             taken: DashMap::with_shard_amount(4),
             next_fresh: AtomicU64::new(FRESH_BASE),
         };
-        for dev in devices {
+        for dev in known.into_iter().chain(devices) {
             numbers.index(dev);
+        }
+        if let Some(journal) = journal::active() {
+            numbers.skip(journal.last_fresh());
         }
         numbers
     }
@@ -46,6 +53,9 @@ impl Numbers {
         known.unwrap_or_else(|| {
             let mut devices = self.devices.write();
             devices.iter().position(|&d| d == dev).unwrap_or_else(|| {
+                if let Some(journal) = journal::active() {
+                    journal.note_device(devices.len(), dev);
+                }
                 devices.push(dev);
                 devices.len() - 1
             })
@@ -88,7 +98,11 @@ impl Numbers {
 
     /// A node id that is no object's number.
     pub fn fresh(&self) -> u64 {
-        self.next_fresh.fetch_add(1, Ordering::Relaxed)
+        let id = self.next_fresh.fetch_add(1, Ordering::Relaxed);
+        if let Some(journal) = journal::active() {
+            journal.note_fresh(id);
+        }
+        id
     }
 
     /// Says that a node id is in use.

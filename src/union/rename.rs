@@ -362,6 +362,7 @@ impl Union {
         }
         let (from, to) = (src.name.bytes(), dst.name.bytes());
         sys::at::rename_at(&*src.fd, from, &*dst.fd, to, RenameFlags::EXCHANGE)?;
+        journal::note_exchanged();
         self.moved(src, dst, there, work.source.as_mut());
         self.moved(dst, src, back, work.target.as_mut());
         Ok(())

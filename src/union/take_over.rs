@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::layer::name::Name;
 use crate::sys::{self, FileKind, Stat};
@@ -55,6 +56,7 @@ impl Union {
             exchanged: false,
         };
         let mut result = TakenOver::default();
+        left.skip_used(self);
         let swap = left.rename.clone();
         let first = swap.iter().flat_map(|swap| [swap.from.0, swap.to.0]);
         let ids: Vec<u64> = first.chain(left.nodes.keys().copied()).collect();
@@ -77,18 +79,29 @@ impl Union {
                 }
             }
         }
-        if let Some(swap) = left.rename.filter(|swap| swap.exchange && left.exchanged) {
-            *self.exchanged.lock() = Some(swap);
+        if let Some(swap) = &left.rename {
+            journal.settle_rename(swap, left.exchanged);
         }
-        journal.end_rename();
         result
     }
 
     fn restore(&self, noted: &Noted, left: &mut Left<'_>, result: &mut TakenOver) {
         let mut inode: Option<Arc<Inode>> = None;
         let mut unpinned = Vec::new();
+        if noted.refs == 0 {
+            // It was just being forgotten.
+            left.journal.remove(noted.cell);
+            for (parent, _) in &noted.names {
+                self.forget(*parent, 1);
+            }
+            return;
+        }
         for (parent, name) in &noted.names {
-            let places = left.places(*parent, name);
+            let places = match noted.unlinked {
+                // What has its name now is another object, though its number may be the same.
+                true => Vec::new(),
+                false => left.places(*parent, name),
+            };
             let found = places
                 .iter()
                 .enumerate()
@@ -107,7 +120,13 @@ impl Union {
                 left.exchanged = true;
             }
             match &inode {
-                None => inode = Some(self.restore_named(noted, alias, found)),
+                None => {
+                    let restored = self.restore_named(noted, alias, found);
+                    if let Some(fd) = left.held.remove(&noted.serial) {
+                        self.take_held(&restored, fd);
+                    }
+                    inode = Some(restored);
+                }
                 Some(inode) => {
                     // It counts one of its own for it.
                     inode.add_alias(&alias.parent, &alias.name);
@@ -123,8 +142,7 @@ impl Union {
         if let Some(inode) = inode {
             inode.note_names_again();
         } else {
-            // Without references it was just being forgotten.
-            result.lost += usize::from(noted.refs > 0);
+            result.lost += 1;
             tracing::debug!("no way leads to {noted:?} any more");
             left.journal.remove(noted.cell);
         }
@@ -180,6 +198,16 @@ impl Union {
             tracing::warn!("where the data of a file are could not be told again: {e}");
         }
         inode
+    }
+
+    /// What was kept of a file with a name is a descriptor that its mode forbids to get again.
+    fn take_held(&self, inode: &Arc<Inode>, fd: OwnedFd) {
+        let key = inode.key.load(Ordering::Acquire);
+        let is_it = |stat: Stat| self.inodes.numbers.of(stat.dev, stat.ino) == key;
+        let writes = sys::fd::is_writable(&fd).unwrap_or(false);
+        if writes && self.in_upper(inode) && sys::stat::fstat(&fd).is_ok_and(is_it) {
+            self.take_file(inode, fd);
+        }
     }
 
     /// A node that no name leads to any more.
@@ -247,18 +275,16 @@ impl Union {
         inode.set_unlinked();
         Some(self.inodes.put(inode))
     }
-
-    /// True, once, for an exchange that the last server did and could not answer.
-    pub fn was_exchanged(&self, from: (u64, &[u8]), to: (u64, &[u8])) -> bool {
-        let mut done = self.exchanged.lock();
-        let is_it = |swap: &mut Swap| {
-            (swap.from.0, &*swap.from.1) == from && (swap.to.0, &*swap.to.1) == to
-        };
-        done.take_if(|swap| is_it(swap)).is_some()
-    }
 }
 
 impl Left<'_> {
+    /// Nodes that are not found again have used their numbers all the same.
+    fn skip_used(&self, union: &Union) {
+        for noted in self.nodes.values() {
+            union.inodes.skip(noted.id, noted.serial);
+        }
+    }
+
     /// Where a node may be that was noted here: after an unfinished rename also at the other place.
     fn places(&self, parent: u64, name: &[u8]) -> Vec<(u64, Vec<u8>)> {
         let here = (parent, name.to_vec());

@@ -13,9 +13,10 @@ use crate::sys::{Errno, Result};
 
 use super::Union;
 use super::inode::Inode;
+use super::journal::{self, Journal};
 
 /// See the module text. A leaf of the lock order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Told {
     /// How many opens there were so far.
     opens: AtomicU64,
@@ -35,6 +36,15 @@ struct Failed {
 }
 
 impl Told {
+    /// Numbers of opens of another server of this mount are below those to be given out.
+    pub fn new() -> Self {
+        Self {
+            opens: AtomicU64::new(journal::active().map_or(0, Journal::first_open)),
+            failed: DashMap::new(),
+            count: AtomicUsize::new(0),
+        }
+    }
+
     /// Numbers an open.
     pub fn number(&self) -> u64 {
         self.opens.fetch_add(1, Ordering::AcqRel) + 1

@@ -63,6 +63,7 @@ mod regressions_modes;
 mod regressions_unlinked;
 mod requests;
 mod supervise;
+mod supervise_again;
 mod supervise_end;
 mod supervise_load;
 mod system_calls;

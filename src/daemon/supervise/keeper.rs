@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::kill;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -37,6 +37,8 @@ const MAX_SHORT: u32 = 10;
 /// Held objects whose nodes are forgotten are looked for when there are more than this, and twice as
 /// many as were left the last time.
 const MANY_HELD: usize = 64;
+/// And, as what the server says may get lost, after this time: they take space on disk.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// What is kept for the next server.
 pub(super) struct Keeper {
@@ -45,8 +47,9 @@ pub(super) struct Keeper {
     connection: Option<OwnedFd>,
     /// By the serials of the nodes: their cells, and the objects.
     held: HashMap<u64, (u64, OwnedFd)>,
-    /// How many were left the last time.
+    /// How many were left the last time that it was looked which nodes are forgotten, and when.
     left: usize,
+    looked: Instant,
     layers: Layers,
     pub signals: Signals,
     name: PathBuf,
@@ -56,6 +59,8 @@ pub(super) struct Keeper {
     device: Option<(u32, u32)>,
     /// Since when the present server has been serving.
     ready: Option<Instant>,
+    /// It was told to end.
+    told_to_end: bool,
     /// Servers that ended soon, in a row.
     short: u32,
     /// Where relative paths of the options begin.
@@ -78,20 +83,33 @@ impl Keeper {
         let memory = shared::memory()?;
         let words = shared::map(&memory)?;
         Ok(Self {
+            layers: Layers::open(options),
+            name: target.name().to_owned(),
+            adopted: target.is_adopted(),
+            base,
+            ..Self::empty(options, words, memory)?
+        })
+    }
+
+    /// One that keeps nothing yet.
+    fn empty(options: &Options, words: &'static [AtomicU64], memory: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
             words,
             memory,
             connection: None,
             held: HashMap::new(),
             left: 0,
-            layers: Layers::open(options),
+            looked: Instant::now(),
+            layers: Layers::none(options.lowers.len()),
             signals: Signals::new()?,
-            name: target.name().to_owned(),
-            adopted: target.is_adopted(),
+            name: PathBuf::new(),
+            adopted: false,
             auto_unmount: options.auto_unmount,
             device: None,
             ready: None,
+            told_to_end: false,
             short: 0,
-            base,
+            base: PathBuf::new(),
             upgrade: Upgrade::No,
         })
     }
@@ -128,29 +146,23 @@ impl Keeper {
         options.make_absolute(&base);
         let words = shared::map(&memory)?;
         let mut keeper = Self {
-            words,
-            memory,
             connection,
             left: held.len(),
             held,
             layers,
-            signals: Signals::new()?,
             name: name("name")?,
             adopted: name("adopted")?.as_os_str() == "yes",
-            auto_unmount: options.auto_unmount,
-            device: None,
-            ready: None,
-            short: 0,
             base,
-            upgrade: Upgrade::No,
+            ..Self::empty(options, words, memory)?
         };
         keeper.device = keeper.device_now();
         let part = part.ok_or_else(malformed)?;
         if matches!(part, Part::Keeper(..)) {
             keeper.ready = Some(Instant::now());
             journal::end_upgrade(words, Ok(()));
+            // A server lets them come when it can do what they ask for.
+            Signals::release();
         }
-        Signals::release();
         Ok((keeper, part))
     }
 
@@ -171,6 +183,7 @@ impl Keeper {
     /// A new server begins.
     pub fn begins(&mut self) {
         self.ready = None;
+        self.told_to_end = false;
     }
 
     /// Keeps what the server `pid` sends until it ends. `None` when there is to be another.
@@ -181,8 +194,9 @@ impl Keeper {
         let status = loop {
             // Looked at first: what it sent before it ended is then there.
             let status = waitpid(pid, Some(WaitPidFlag::WNOHANG));
-            self.take_messages(socket);
-            if self.connection.is_some()
+            let there = self.take_messages(socket);
+            // Not before: until then somebody waits who can be told.
+            if self.ready.is_some()
                 && let Some(notice) = notice.take()
             {
                 // Nobody can be told if that fails.
@@ -195,8 +209,12 @@ impl Keeper {
             }
             self.pass_signals_on(pid);
             self.upgrade_on(pid, socket);
-            let limit = self.is_upgrading().then_some(PATIENCE);
-            self.signals.wait(Some(socket), limit);
+            let limit = match self.is_upgrading() {
+                true => Some(PATIENCE),
+                false => (!self.held.is_empty()).then_some(LOOK),
+            };
+            // A socket whose other end is closed would wake this process again and again.
+            self.signals.wait(there.then_some(socket), limit);
         };
         // However it ended: the old program has not.
         let has_refused = self.is_upgrading() && self.ready.is_none();
@@ -221,9 +239,13 @@ impl Keeper {
         }
     }
 
-    fn pass_signals_on(&self, pid: Pid) {
-        for signal in self.signals.taken() {
-            let _ = kill(pid, signal);
+    fn pass_signals_on(&mut self, pid: Pid) {
+        let taken: Vec<Signal> = self.signals.taken().collect();
+        for signal in taken {
+            // Before it serves it does not look at signals. Who insists does not want to wait for that.
+            let insists = self.told_to_end && self.ready.is_none();
+            let _ = kill(pid, if insists { Signal::SIGKILL } else { signal });
+            self.told_to_end = true;
         }
     }
 
@@ -234,18 +256,18 @@ impl Keeper {
         } else {
             self.short = 0;
         }
-        if self.signals.asked_to_end() || self.short > MAX_SHORT {
+        if self.short > MAX_SHORT {
             self.end();
-            return Some(match self.short > MAX_SHORT {
-                true => Err(Failure::new("the daemon dies again and again")),
-                false => Ok(()),
-            });
+            return Some(Err(Failure::new("the daemon dies again and again")));
         }
-        if self.short > 1 {
+        if self.short > 1 && !self.signals.asked_to_end() {
             let delay = FIRST_DELAY * 2_u32.saturating_pow((self.short - 2).min(16));
             self.signals.wait(None, Some(delay.min(LONGEST_DELAY)));
         }
-        None
+        self.signals.asked_to_end().then(|| {
+            self.end();
+            Ok(())
+        })
     }
 
     /// Nobody serves the mount any more: takes it away if that was asked for, now or at the mount.
@@ -265,8 +287,9 @@ impl Keeper {
         }
     }
 
-    fn take_messages(&mut self, socket: &OwnedFd) {
-        loop {
+    /// Returns whether the server has its end still.
+    fn take_messages(&mut self, socket: &OwnedFd) -> bool {
+        let there = loop {
             match handover::receive(socket) {
                 Ok(Some(([message::CONNECTION, ..], Some(fd)))) => {
                     self.connection = Some(fd);
@@ -279,16 +302,19 @@ impl Keeper {
                 Ok(Some(([message::HELD, cell, serial], Some(fd)))) => {
                     self.held.insert(serial, (cell, fd));
                 }
-                Ok(Some(([message::UPGRADE, ..], _))) => self.upgrade = Upgrade::Asked,
+                Ok(Some(([message::UPGRADE, ..], _))) => self.ask_upgrade(),
                 Ok(Some(_)) => {}
                 // No room for a descriptor: one object less survives.
                 Err(Errno::MFILE) => self.drop_forgotten(),
-                Ok(None) | Err(_) => break,
+                Ok(None) => break true,
+                Err(_) => break false,
             }
-        }
-        if self.held.len() > MANY_HELD.max(2 * self.left) {
+        };
+        let many = self.held.len() > MANY_HELD.max(2 * self.left);
+        if many || (!self.held.is_empty() && self.looked.elapsed() >= LOOK) {
             self.drop_forgotten();
         }
+        there
     }
 
     fn device_now(&self) -> Option<(u32, u32)> {
@@ -304,5 +330,6 @@ impl Keeper {
         self.held
             .retain(|serial, (cell, _)| journal::is_live(words, *cell, *serial));
         self.left = self.held.len();
+        self.looked = Instant::now();
     }
 }

@@ -65,6 +65,12 @@ impl Layers {
         Ok(())
     }
 
+    /// All handles.
+    pub fn all(&self) -> impl Iterator<Item = &OwnedFd> {
+        let lowers = self.lowers.iter().flatten();
+        lowers.chain(&self.upper).chain(&self.work)
+    }
+
     /// Has the options name these; they are to be kept open until the layers are.
     pub fn put_into(self, options: &mut Options) -> Vec<OwnedFd> {
         let lowers = options.lowers.iter_mut().map(|lower| &mut lower.path);

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use crate::layer::LayerIndex;
 use crate::sys::{FileKind, Result, handover};
 
-use super::{CELL, Cell, FIRST, Journal, LIVE, NAMES, Name, head, message, node};
+use super::{CELL, Cell, FIRST, Journal, LIVE, NAMES, Name, UNLINKED, head, message, node};
 
 /// What is noted of a node.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Noted {
     pub refs: u64,
     pub kind: FileKind,
     pub by_name: bool,
+    /// No name leads to it any more.
+    pub unlinked: bool,
     /// The layer it was first found in.
     pub layer: LayerIndex,
     /// Parents and names.
@@ -33,6 +35,8 @@ pub(crate) struct Swap {
     pub to: Name,
     /// The two change places.
     pub exchange: bool,
+    /// The request that asked for an exchange, if that is known.
+    pub request: u64,
 }
 
 impl Journal {
@@ -107,6 +111,7 @@ impl Journal {
                 refs: self.load(cell, node::REFS),
                 kind: kind_of(what as u8),
                 by_name: what >> 8 & 1 != 0,
+                unlinked: what & UNLINKED != 0,
                 layer: (what >> 16) as LayerIndex,
                 names: names
                     .filter(|&n| n != 0)
@@ -171,6 +176,7 @@ impl Journal {
         word(2).store(to.0, Ordering::Release);
         let lengths = from.1.len() as u64 | (to.1.len() as u64) << 16;
         word(3).store(lengths | u64::from(exchange) << 32, Ordering::Release);
+        word(4).store(self.exchanging(), Ordering::Release);
         self.put_bytes(head::SWAP_FROM, from.1);
         self.put_bytes(head::SWAP_TO, to.1);
         word(0).store(1, Ordering::Release);
@@ -187,12 +193,20 @@ impl Journal {
                 from: (word(1), self.bytes(head::SWAP_FROM, usize::from(from))),
                 to: (word(2), self.bytes(head::SWAP_TO, usize::from(to))),
                 exchange: lengths >> 32 & 1 != 0,
+                request: word(4),
             }
         })
     }
 
-    /// The rename is settled.
-    pub fn end_rename(&self) {
+    /// The rename is settled; of an exchange, that it was found done.
+    pub fn settle_rename(&self, swap: &Swap, done: bool) {
+        if swap.exchange && done {
+            self.was_exchanged(swap.request);
+        }
+        self.end_rename();
+    }
+
+    fn end_rename(&self) {
         self.words[head::SWAP].store(0, Ordering::Release);
     }
 }

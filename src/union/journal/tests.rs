@@ -21,7 +21,9 @@ fn again(words: &'static [AtomicU64]) -> Journal {
         words,
         free: Mutex::default(),
         keeper,
+        stuck: AtomicBool::new(false),
     };
+    journal.words[head::SERVERS].fetch_add(1, Ordering::AcqRel);
     journal.find_free();
     journal
 }
@@ -116,6 +118,9 @@ fn names_come_and_go() {
     noted(&[&[b'c'; 200]]);
     journal.note_names(cell, &[]);
     noted(&[]);
+    assert!(!again(journal.words).nodes()[&9].unlinked);
+    journal.set_unlinked(cell);
+    assert!(again(journal.words).nodes()[&9].unlinked);
     journal.note_names(cell, &[&c, &b, &a]);
     noted(&[b"a", b"b", &[b'c'; 200]]);
 }
@@ -208,4 +213,94 @@ fn a_cell_is_of_one_node_only() {
     assert!(!is_live(journal.words, u64::MAX, 105));
     journal.remove(cell);
     assert!(!is_live(journal.words, number, 105));
+}
+
+#[test]
+fn an_exchange_is_known_until_it_is_answered() {
+    let journal = journal();
+    for request in (2..200).step_by(2) {
+        let noted = journal.begin_exchange(request);
+        assert!(!noted.is_done());
+        // Killed here, it is to be done again; killed later, it is not.
+        assert!(!again(journal.words).begin_exchange(request).is_done());
+        let noted = journal.begin_exchange(request);
+        noted.run(|| {
+            assert_eq!(journal.exchanging(), request);
+            journal.was_exchanged(request);
+        });
+        assert_eq!(journal.exchanging(), 0);
+        std::mem::forget(noted);
+        let next = again(journal.words);
+        let other = next.begin_exchange(request + 1000);
+        assert!(!other.is_done());
+        let same = next.begin_exchange(request);
+        assert!(same.is_done());
+        drop((same, other));
+        assert!(!next.begin_exchange(request).is_done(), "answered");
+    }
+}
+
+/// Requests that were answered just when their servers ended leave their words: there is room all the
+/// same for those that come later.
+#[test]
+fn exchanges_that_never_come_again_make_room() {
+    let journal = journal();
+    for request in (2..100).step_by(2) {
+        let noted = journal.begin_exchange(request);
+        journal.was_exchanged(request);
+        std::mem::forget(noted);
+        let known = journal.begin_exchange(request);
+        assert!(known.is_done());
+        std::mem::forget(known);
+    }
+}
+
+#[test]
+fn numbers_do_not_come_twice() {
+    let journal = journal();
+    let first = journal.first_open();
+    let mut new = new(5, None);
+    new.serial = 5000;
+    let cell = journal.add(&new);
+    journal.note_fresh(1 << 63 | 7);
+    journal.remove(cell);
+    for (index, device) in [70, 50, 60].into_iter().enumerate() {
+        journal.note_device(index, device);
+    }
+    let next = again(journal.words);
+    assert!(next.next_serial() > 5000);
+    assert!(next.first_open() > first + u64::from(u32::MAX));
+    assert_eq!(next.last_fresh(), 1 << 63 | 7);
+    // Those that are loaded are noted once more.
+    next.note_device(0, 70);
+    assert_eq!(again(journal.words).devices(), [70, 50, 60]);
+    for index in 0..5000 {
+        next.note_device(index, 1);
+    }
+    assert!(again(journal.words).devices().len() < 1024);
+    assert!(again(journal.words).nodes().is_empty());
+}
+
+#[test]
+fn one_upgrade_at_a_time() {
+    let journal = journal();
+    let (keeper, other) = handover::channel().unwrap();
+    let journal = Journal { keeper, ..journal };
+    assert_eq!(journal.upgrade(b"/first\0", false), Ok(()));
+    assert_eq!(journal.upgrade(b"/second\0", false), Err(Errno::BUSY));
+    assert_eq!(program(journal.words), b"/first");
+    // The same request, of a server that ended before it had passed that on.
+    assert_eq!(journal.upgrade(b"/first\0", true), Ok(()));
+    begin_upgrade(journal.words);
+    assert_eq!(journal.upgrade(b"/second\0", false), Err(Errno::BUSY));
+    end_upgrade(journal.words, Err(Errno::NOEXEC));
+    assert_eq!(journal.upgraded(), Some(Err(Errno::NOEXEC)));
+    assert_eq!(journal.upgrade(b"/second\0", false), Ok(()));
+    // Nobody keeps the mount any more: that is no upgrade under way.
+    end_upgrade(journal.words, Ok(()));
+    begin_upgrade(journal.words);
+    end_upgrade(journal.words, Ok(()));
+    drop(other);
+    assert!(journal.upgrade(b"/third\0", false).is_err());
+    assert!(journal.upgraded().is_some());
 }

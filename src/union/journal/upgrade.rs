@@ -18,15 +18,25 @@ impl Journal {
     /// ended if all goes well.
     ///
     /// # Errors
-    /// EINVAL for a path that does not end or is not absolute; otherwise that nobody keeps the mount.
-    pub fn upgrade(&self, path: &[u8]) -> Result<()> {
+    /// EINVAL for a path that does not end or is not absolute; EBUSY when there is an upgrade already,
+    /// unless this is the request for it, sent again; otherwise that nobody keeps the mount.
+    pub fn upgrade(&self, path: &[u8], again: bool) -> Result<()> {
         let ends = path.contains(&0) && path.len() <= CONTROL_WORDS * 8;
         if !ends || !path.starts_with(b"/") {
             return Err(Errno::INVAL);
         }
+        let state = &self.words[head::UPGRADED];
+        let free = |now| (again || ![ASKED, UNDER_WAY].contains(&now)).then_some(ASKED);
+        let before = state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, free)
+            .map_err(|_| Errno::BUSY)?;
         self.put_bytes(head::PROGRAM, path);
-        self.words[head::UPGRADED].store(ASKED, Ordering::Release);
-        handover::send(&self.keeper, [message::UPGRADE, 0, 0], None)
+        let sent = handover::send(&self.keeper, [message::UPGRADE, 0, 0], None);
+        if sent.is_err() {
+            let settled = if before == ASKED { 0 } else { before };
+            state.store(settled, Ordering::Release);
+        }
+        sent
     }
 
     /// True when the last server was asked for an upgrade, and ended before it had passed that on.

@@ -17,27 +17,29 @@ use super::Keeper;
 use crate::daemon::supervise::signals::Signals;
 use crate::daemon::upgrade::{Kept, REFUSED};
 use crate::mount::journal;
-use crate::sys::Errno;
+use crate::sys::{Errno, handover};
 
 /// How long a server of another program may take until it serves.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How far it is with an upgrade.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum Upgrade {
     /// There is none.
     No,
-    /// The server is to end for it.
-    Asked,
-    /// The new program's server was started then.
-    Tried(Instant),
+    /// The server is to end for this program.
+    Asked(PathBuf),
+    /// This program's server was started then.
+    Tried(PathBuf, Instant),
 }
 
 impl Keeper {
     /// Has this process become another program, of which it has the part that `line` says. Returns
     /// only if that cannot be.
     fn execute(&self, line: (&str, u64), way: &OwnedFd) -> Errno {
-        let path = PathBuf::from(OsString::from_vec(journal::program(self.words)));
+        let Upgrade::Tried(path, _) = &self.upgrade else {
+            return Errno::INVAL;
+        };
         let pass_on = || -> io::Result<Kept> {
             let mut kept = Kept::default();
             kept.add(line.0, (line.1, 0), way)?;
@@ -58,15 +60,27 @@ impl Keeper {
             Ok(kept)
         };
         let error = match pass_on() {
-            Ok(kept) => kept.execute(&path),
+            Ok(kept) => kept.execute(path),
             Err(error) => error,
         };
+        // What servers execute later is not to have them.
+        let fds = [way, &self.memory].into_iter().chain(&self.connection);
+        let held = self.held.values().map(|(_, fd)| fd);
+        for fd in fds.chain(held).chain(self.layers.all()) {
+            let _ = handover::keep_back(fd);
+        }
         Errno::from_io_error(&error).unwrap_or(Errno::IO)
     }
 
     /// True when the next server is to be the one of another program.
     pub(in crate::daemon::supervise) fn is_upgrading(&self) -> bool {
-        matches!(self.upgrade, Upgrade::Tried(_))
+        matches!(self.upgrade, Upgrade::Tried(..))
+    }
+
+    /// A server was asked for an upgrade. The path is taken now: whoever asks later may change it.
+    pub(super) fn ask_upgrade(&mut self) {
+        let path = PathBuf::from(OsString::from_vec(journal::program(self.words)));
+        self.upgrade = Upgrade::Asked(path);
     }
 
     /// In a process that was forked to be a server: becomes the other program's. Returns only if
@@ -92,8 +106,8 @@ impl Keeper {
     pub(super) fn upgrade_on(&mut self, pid: Pid, way: &OwnedFd) {
         match self.upgrade {
             Upgrade::No => {}
-            Upgrade::Asked => drop(kill(pid, Signal::SIGKILL)),
-            Upgrade::Tried(since) => {
+            Upgrade::Asked(_) => drop(kill(pid, Signal::SIGKILL)),
+            Upgrade::Tried(_, since) => {
                 if self.ready.is_some() {
                     self.follow(pid, way);
                 }
@@ -107,12 +121,12 @@ impl Keeper {
 
     /// The server has ended: the next one is the other program's, or was.
     pub(super) fn next_upgrade(&mut self) {
-        self.upgrade = match self.upgrade {
-            Upgrade::Asked if self.connection.is_some() => {
+        self.upgrade = match std::mem::replace(&mut self.upgrade, Upgrade::No) {
+            Upgrade::Asked(path) if self.connection.is_some() => {
                 journal::begin_upgrade(self.words);
-                Upgrade::Tried(Instant::now())
+                Upgrade::Tried(path, Instant::now())
             }
-            Upgrade::Tried(_) => {
+            Upgrade::Tried(..) => {
                 journal::end_upgrade(self.words, Err(REFUSED));
                 Upgrade::No
             }
