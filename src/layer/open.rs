@@ -57,10 +57,12 @@ pub enum LayerError {
     /// The upper is in use.
     #[error("upperdir={}: in use by another mount", .0.display())]
     Busy(PathBuf),
-    /// A metadata entry of the upper has the wrong type.
-    #[error("upperdir={}: {entry} is not a {expected}", .path.display())]
+    /// A metadata entry of the upper, or of the workdir, has the wrong type.
+    #[error("{option}={}: {entry} is not a {expected}", .path.display())]
     Metadata {
-        /// The upperdir.
+        /// The option that named the directory.
+        option: &'static str,
+        /// The upperdir or workdir.
         path: PathBuf,
         /// The entry's name.
         entry: &'static str,
@@ -302,7 +304,10 @@ fn take_upper(
             tracing::warn!("upperdir={}: cannot be locked: {e}", layer.path.display());
         }
     }
-    check_metadata(layer)?;
+    check_metadata(&layer.root, "upperdir", &layer.path, &UPPER_ENTRIES)?;
+    if let (Some(dir), Some(path)) = (&workdir, &options.work) {
+        check_metadata(dir, "workdir", path, &WORKDIR_ENTRIES)?;
+    }
     let flags = sys::stat::statvfs(&*layer.root).map_err(fail)?.f_flag;
     if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
         return Err(fail(Errno::ROFS));
@@ -344,14 +349,23 @@ fn refuses_marks(root: &OwnedFd) -> bool {
     made(".wh.") == Err(Errno::PERM) && made("").is_ok()
 }
 
-/// The three metadata entries must be what the format says, or whiteouts would be written wrongly.
-fn check_metadata(layer: &Layer) -> Result<(), LayerError> {
-    for (entry, text, is_dir) in [
-        (name::WHITEOUT_BASE, ".wh..wh.aufs", false),
-        (name::ORPHANS, ".wh..wh.orph", true),
-        (name::PSEUDO_LINKS, ".wh..wh.plnk", true),
-    ] {
-        let Ok(stat) = sys::stat::stat_at(&*layer.root, entry) else {
+/// Reserved entries: name, text, and whether it is a directory.
+type Reserved = (&'static [u8], &'static str, bool);
+
+const UPPER_ENTRIES: [Reserved; 3] = [
+    (name::WHITEOUT_BASE, ".wh..wh.aufs", false),
+    (name::ORPHANS, ".wh..wh.orph", true),
+    (name::PSEUDO_LINKS, ".wh..wh.plnk", true),
+];
+const WORKDIR_ENTRIES: [Reserved; 1] = [(b"work", "work", true)];
+
+/// The metadata entries must be what the format says, or whiteouts would be written wrongly, and
+/// nothing that needs a temporary could be done.
+fn check_metadata(
+    dir: &OwnedFd, option: &'static str, path: &Path, entries: &[Reserved],
+) -> Result<(), LayerError> {
+    for &(entry, text, is_dir) in entries {
+        let Ok(stat) = sys::stat::stat_at(dir, entry) else {
             continue;
         };
         let good = if is_dir {
@@ -361,9 +375,9 @@ fn check_metadata(layer: &Layer) -> Result<(), LayerError> {
         };
         if !good {
             let expected = if is_dir { "directory" } else { "regular file" };
-            let path = layer.path.clone();
             return Err(LayerError::Metadata {
-                path,
+                option,
+                path: path.to_owned(),
                 entry: text,
                 expected,
             });

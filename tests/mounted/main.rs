@@ -8,12 +8,17 @@
 )]
 
 mod bad_disk;
+mod bare;
 mod behind;
 mod budgets;
 mod budgets_passthrough;
 mod calls;
 mod crash;
 mod disk_log;
+mod hostile_callers;
+mod hostile_layers;
+mod hostile_races;
+mod hostile_sizes;
 mod idmap;
 mod kept;
 mod mapped;
