@@ -197,7 +197,7 @@ where
         (Some(Verb::Diff(diff)), _) => diff.check(),
         (Some(Verb::Apply(apply)), _) => Ok(apply.check()),
         (Some(Verb::Check(check)), _) => check.check(),
-        (Some(Verb::Convert(convert)), _) => Ok(convert.check()),
+        (Some(Verb::Convert(convert)), _) => convert.check(),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
         (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {
             Ok(Command::Mount(Box::new(mount.check()?)))

@@ -8,6 +8,7 @@ mod changes;
 mod check;
 mod check_walk;
 mod convert;
+mod convert_add;
 mod diff;
 mod marks;
 mod mend;

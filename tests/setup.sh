@@ -30,6 +30,13 @@ packages() {
 tool() {
     "$1" --version 2>/dev/null | grep -qwF -- "$2" || cargo install --locked "$1" --version "=$2"
 }
+# Programs whose files are read and written in tests. Debian's unionfs-fuse has names that our own package has, so it
+# is unpacked where nothing finds it.
+peers() {
+    local dir=/usr/local/lib/unionfs-fuse
+    [ ! -x $dir/usr/bin/unionfs ] || return 0
+    (cd /tmp && apt-get -q download unionfs-fuse && dpkg-deb -x unionfs-fuse_*.deb $dir && rm unionfs-fuse_*.deb)
+}
 rust_components() {
     cargo fmt --version && cargo clippy --version && return 0
     rustup component add rustfmt clippy
@@ -39,4 +46,4 @@ tools() {
         tool pjdfstest 0.2.2 && tool fsx 0.3.2
 }
 
-packages && tools
+packages && peers && tools

@@ -161,6 +161,9 @@ pub enum Dialect {
     FuseOverlayfs,
     /// Files in `.unionfs`.
     UnionfsFuse,
+    /// The same in `.unionfs-fuse`, for its version 1.0, which is Debian's.
+    #[value(name = "unionfs-fuse-1.0")]
+    UnionfsFuse1,
 }
 
 /// A layer to be converted.
@@ -168,26 +171,37 @@ pub enum Dialect {
 pub struct Convert {
     /// Into this form.
     pub to: Dialect,
+    /// The union that it belongs to, if it was given.
+    pub options: Option<Box<Options>>,
     /// The layer, which nobody uses now.
     pub dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
-    /// Whose form the whiteouts and opaque marks get: aufs, overlay, fuse-overlayfs or unionfs-fuse
+    /// Whose form the whiteouts and opaque marks get: aufs, overlay, fuse-overlayfs,
+    /// unionfs-fuse, or unionfs-fuse-1.0 (which has another directory for them)
     #[arg(long, value_name = "FORM")]
     to: Dialect,
+    /// The options that mount the layer: the lowerdir below it, userxattr
+    #[arg(short = 'o', value_name = "OPTIONS")]
+    options: Vec<OsString>,
     /// The upper or lower of unions that are not mounted
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 }
 
 impl ConvertArgs {
-    pub(super) fn check(self) -> Command {
-        Command::Convert(Convert {
+    pub(super) fn check(self) -> Result<Command, CliError> {
+        let options = match self.options.as_slice() {
+            [] => None,
+            raw => Some(Box::new(options::parse(raw)?)),
+        };
+        Ok(Command::Convert(Convert {
             to: self.to,
+            options,
             dir: self.dir,
-        })
+        }))
     }
 }
 
@@ -249,6 +263,7 @@ mod tests {
     fn a_form_and_a_layer() {
         let expected = Convert {
             to: Dialect::FuseOverlayfs,
+            options: None,
             dir: "/d".into(),
         };
         assert_eq!(

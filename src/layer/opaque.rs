@@ -93,6 +93,22 @@ pub(crate) fn clear_attr(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The attributes that make a directory opaque, of those that are read.
+pub(crate) fn attributes(dir: BorrowedFd<'_>) -> Result<Vec<&'static [u8]>> {
+    let mut found = Vec::new();
+    for attr in OPAQUE_ATTRS {
+        if sys::xattr::get(dir, b"", attr)?.as_deref() == Some(b"y") {
+            found.push(attr);
+        }
+    }
+    Ok(found)
+}
+
+/// Overlayfs's own attribute, for root's mounts.
+pub(crate) const FOR_ROOT: &[u8] = OPAQUE_ATTRS[0];
+/// The one that overlayfs reads with `userxattr`, and fuse-overlayfs always.
+pub(crate) const FOR_USERS: &[u8] = OPAQUE_ATTRS[1];
+
 /// Removes every attribute that makes a directory opaque; the one that says that it holds xattr
 /// whiteouts stays.
 pub(crate) fn clear_all(dir: BorrowedFd<'_>) -> Result<()> {

@@ -58,7 +58,8 @@ pub fn check(what: &Check, out: &mut dyn Write) -> Result<()> {
     }
 }
 
-fn lowers(options: &Options) -> Result<Option<Union>> {
+/// The lowers of these options, if there are any.
+pub(super) fn lowers(options: &Options) -> Result<Option<Union>> {
     let options = Options {
         upper: None,
         work: None,

@@ -10,6 +10,7 @@
 mod apply;
 mod check;
 mod convert;
+mod convert_forms;
 mod diff;
 mod engines;
 #[allow(dead_code, reason = "other tests use the rest")]
