@@ -81,8 +81,10 @@ impl UnionFs {
             }
         };
         let mut ttl = self.policy.attr_of(&entry).min(self.policy.entry);
-        if opening.maps && opened.backing.is_some() {
-            // Its attributes were taken before it was opened.
+        let is_empty = entry.attr.stat.size == 0;
+        if opening.maps && opened.backing.is_some() && !is_empty {
+            // Its attributes were taken before it was opened. Where it is empty nobody can change it
+            // through a mapping before the kernel was asked to extend it, and has dropped them.
             ttl = NEVER;
         }
         let attr = self.policy.attributes(&entry.attr, entry.id);

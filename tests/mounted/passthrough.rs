@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::fs::{IFlags, OFlags};
+use rustix::fs::{FallocateFlags, IFlags, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 use unionfs::stats::{Op, requests};
@@ -224,6 +224,43 @@ fn times_after_stores_through_a_mapping() {
                 last = times(name);
             }
             rustix::mm::munmap(map, 4096).unwrap();
+        }
+    }
+}
+
+/// The attributes that come with a new, empty file are kept, and dropped before it can be mapped.
+#[test]
+fn times_of_a_new_file_follow_a_mapping() {
+    type Extend = fn(&OwnedFd);
+    let extend: [(&str, Extend); 4] = [
+        ("write", |fd| {
+            assert_eq!(rustix::io::write(fd, &[0; 4096]), Ok(4096));
+        }),
+        ("ftruncate", |fd| rustix::fs::ftruncate(fd, 4096).unwrap()),
+        ("fallocate", |fd| {
+            rustix::fs::fallocate(fd, FallocateFlags::empty(), 0, 4096).unwrap();
+        }),
+        ("copy_file_range", |fd| {
+            let path = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+            let zero = open(&path.with_file_name("zero"), OFlags::RDONLY).unwrap();
+            let copied = rustix::fs::copy_file_range(zero, None, fd, None, 4096);
+            assert_eq!(copied, Ok(4096));
+        }),
+    ];
+    let m = Stack::new().lower(["l"]).mount_with(OPEN);
+    fs::write(m.p("zero"), [0; 4096]).unwrap();
+    for (name, extend) in extend {
+        let fd = m.open(name, OFlags::RDWR | OFlags::CREATE).unwrap();
+        assert_eq!(m.stat(name).unwrap().st_size, 0);
+        extend(&fd);
+        for round in 0..3 {
+            mapped(&fd, 4096, |bytes| {
+                bytes[0] = b'a' + round;
+                let (shown, real) = (m.stat(name).unwrap(), fs::metadata(m.up(name)).unwrap());
+                assert_eq!(shown.st_size, 4096, "{name}");
+                let shown = (shown.st_mtime, shown.st_mtime_nsec as i64);
+                assert_eq!(shown, (real.mtime(), real.mtime_nsec()), "{name}");
+            });
         }
     }
 }
