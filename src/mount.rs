@@ -14,6 +14,7 @@ use crate::options::Options;
 use crate::sys::{self, Errno};
 use crate::union::{Elsewhere, Owners, Settings, TakenOver, Union};
 
+pub(crate) use crate::fuse::{Effect, Injected, Rule};
 pub(crate) use crate::union::journal;
 pub use remount::{check_remount, remount};
 
@@ -176,6 +177,7 @@ pub struct Prepared {
     union: Arc<Union>,
     target: Target,
     options: Options,
+    injected: Option<Arc<Injected>>,
 }
 
 /// A mount that has answered the kernel's first request.
@@ -195,9 +197,20 @@ pub struct Unmounter(crate::fuse::Unmounter);
 /// # Errors
 /// One line for the first thing that is wrong.
 pub fn prepare(options: &Options, target: Target) -> Result<Prepared, MountError> {
+    prepare_within(options, target, own_descriptors(options))
+}
+
+/// The same for a process that has other things to do: `descriptors` may be kept open for caching,
+/// and its limit stays as it is.
+///
+/// # Errors
+/// As [`prepare`].
+pub(crate) fn prepare_within(
+    options: &Options, target: Target, descriptors: usize,
+) -> Result<Prepared, MountError> {
     target.check()?;
     let mut target = target;
-    let union = open_union(options)?;
+    let union = open_union_within(options, descriptors)?;
     if let (Some(journal), Target::Again(again)) = (journal::active(), &mut target) {
         let TakenOver {
             named,
@@ -210,6 +223,7 @@ pub fn prepare(options: &Options, target: Target) -> Result<Prepared, MountError
         union: Arc::new(union),
         target,
         options: options.clone(),
+        injected: None,
     })
 }
 
@@ -228,9 +242,25 @@ pub fn check(options: &Options, target: &Target) -> Result<(), MountError> {
 /// # Errors
 /// One line for the first thing that is wrong.
 pub fn open_union(options: &Options) -> Result<Union, MountError> {
+    open_union_within(options, own_descriptors(options))
+}
+
+/// How many descriptors a process may keep for caching that only serves this union. Raises its limit.
+fn own_descriptors(options: &Options) -> usize {
     let limit = sys::fd::raise_fd_limit();
     let spare = limit.saturating_sub(RESERVED_DESCRIPTORS + options.lowers.len() as u64);
     let descriptors = (spare / 2).min(MAX_CACHED_DESCRIPTORS);
+    usize::try_from(descriptors).unwrap_or(64)
+}
+
+/// The same for a process that has other things to do: `descriptors` may be kept open for caching,
+/// and its limit stays as it is.
+///
+/// # Errors
+/// As [`open_union`].
+pub(crate) fn open_union_within(
+    options: &Options, descriptors: usize,
+) -> Result<Union, MountError> {
     let layers = LayerStack::open(options).map_err(Reason::from)?;
     if options.identity.xino_on
         && let Some(layer) = layers.without_handles()
@@ -240,7 +270,7 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
     let owners = Owners::open(&layers, &options.ownership).map_err(Reason::Records)?;
     let settings = Settings {
         owners,
-        descriptors: usize::try_from(descriptors).unwrap_or(64),
+        descriptors,
         volatile: options.volatile,
         sum_statfs: options.sum_statfs,
         elsewhere: Elsewhere {
@@ -257,13 +287,20 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
 }
 
 impl Prepared {
+    /// Has requests meet what a test asks for.
+    pub(crate) fn inject(&mut self, injected: Arc<Injected>) {
+        self.injected = Some(injected);
+    }
+
     /// Mounts. No request but the first is answered before [`Mounted::run`].
     ///
     /// # Errors
     /// The kernel's or fusermount3's words, on one line; nothing stays mounted then.
     pub fn mount(self) -> Result<Mounted, MountError> {
         let session = match self.target {
-            Target::Directory(path) => Session::mount(&self.union, &path, &self.options),
+            Target::Directory(path) => {
+                Session::mount(&self.union, &path, &self.options, self.injected)
+            }
             Target::Connection { fd, name } => {
                 Session::adopt(&self.union, fd, &name, &self.options)
             }

@@ -18,6 +18,7 @@ mod place;
 mod progress;
 mod tar_layer;
 mod tar_reader;
+mod upper;
 
 use std::io;
 
@@ -27,6 +28,7 @@ pub use apply::apply;
 pub use check::check;
 pub use convert::convert;
 pub use diff::diff;
+pub(crate) use upper::{Difference, differences};
 
 /// Why it could not be done. Always one line.
 #[derive(Debug, thiserror::Error)]

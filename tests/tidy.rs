@@ -25,6 +25,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "tools",
         &["mount", "union", "layer", "cli", "options", "sys"],
     ),
+    (
+        "harness",
+        &[
+            "daemon", "tools", "mount", "layer", "stats", "options", "sys",
+        ],
+    ),
     ("plink", &["mount", "cli", "options", "sys"]),
     ("demo", &["daemon", "mount", "cli", "options", "sys"]),
 ];

@@ -9,12 +9,10 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use fuser::{Config, Session, SessionACL};
+use fuser::{Config, Filesystem, Session, SessionACL};
 
 use crate::sys::handover::{channel, replace, resend};
 use crate::union::journal::{self, Journal};
-
-use super::turns::Turns;
 
 /// Large enough for any first request; the kernel wants at least 8 KiB.
 const REQUEST: usize = 1 << 16;
@@ -44,9 +42,9 @@ mod answer {
 /// # Errors
 /// What fuser gives; Unsupported for a kernel before 6.9, or when this program understands the
 /// kernel otherwise than the one that began.
-pub(super) fn session(
-    filesystem: Turns, connection: OwnedFd, acl: SessionACL, config: Config,
-) -> io::Result<Session<Turns>> {
+pub(super) fn session<F: Filesystem>(
+    filesystem: F, connection: OwnedFd, acl: SessionACL, config: Config,
+) -> io::Result<Session<F>> {
     let Some(journal) = journal::active() else {
         return Session::from_fd(filesystem, connection, acl, config);
     };

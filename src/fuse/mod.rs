@@ -10,6 +10,7 @@ mod filesystem;
 mod flags;
 mod handover;
 mod init;
+mod injected;
 mod io;
 mod linger;
 mod listing;
@@ -25,4 +26,5 @@ mod spare;
 mod turns;
 
 pub(crate) use flags::kernel_flags;
+pub(crate) use injected::{Effect, Injected, Rule};
 pub(crate) use run::{FuseError, Session, Unmounter};

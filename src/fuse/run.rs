@@ -1,5 +1,6 @@
 //! Mounting and the session.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use crate::union::{Union, What};
 use super::filesystem::UnionFs;
 use super::flags::MountFlags;
 use super::handover;
+use super::injected::{Injected, Meet, Nothing};
 use super::readers::Readers;
 use super::turns::Turns;
 
@@ -47,14 +49,21 @@ pub(crate) enum FuseError {
 /// A mounted union whose first request was answered.
 #[derive(Debug)]
 pub(crate) struct Session {
-    session: fuser::Session<Turns>,
+    serving: Serving,
     unmounter: Unmounter,
+}
+
+/// The one for tests is a type of its own, so that the other has nothing of it.
+#[derive(Debug)]
+enum Serving {
+    Plain(fuser::Session<Turns>),
+    Injected(fuser::Session<Turns<Arc<Injected>>>),
 }
 
 impl Session {
     /// Mounts the union: by mount(2), or by fusermount3 where that is not permitted.
     pub fn mount(
-        union: &Arc<Union>, mountpoint: &Path, options: &Options,
+        union: &Arc<Union>, mountpoint: &Path, options: &Options, injected: Option<Arc<Injected>>,
     ) -> Result<Self, FuseError> {
         let flags = MountFlags::new(options, union.is_read_only());
         let fail = |reason| FuseError::Mount {
@@ -63,29 +72,27 @@ impl Session {
         };
         let fd = connect(mountpoint, &flags).map_err(fail)?;
         let unmounter = Unmounter(Arc::new(Way::Path(mountpoint.to_owned())));
-        Self::go_on(union, fd, mountpoint, options).inspect_err(|_| {
+        let filesystem = UnionFs::new(Arc::clone(union), options);
+        let serving = Serving::begin(filesystem, fd, options, injected).inspect_err(|_| {
             // Nothing may stay mounted that no one serves.
             let _ = unmounter.detach();
-        })
+        });
+        let serving = serving.map_err(|e| fail(one_line(&e)))?;
+        Ok(Self { serving, unmounter })
     }
 
     /// Serves a mount that this program made: `fd` is its connection.
     pub fn go_on(
         union: &Arc<Union>, fd: OwnedFd, mountpoint: &Path, options: &Options,
     ) -> Result<Self, FuseError> {
-        let config = MountFlags::new(options, union.is_read_only()).config();
-        let acl = config.acl;
         let unmounter = Unmounter(Arc::new(Way::Path(mountpoint.to_owned())));
-        let filesystem = by_turns(UnionFs::new(Arc::clone(union), options), options);
-        let readers = Arc::clone(&filesystem.readers);
-        let session =
-            handover::session(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
+        let filesystem = UnionFs::new(Arc::clone(union), options);
+        let serving =
+            Serving::begin(filesystem, fd, options, None).map_err(|e| FuseError::Mount {
                 mountpoint: mountpoint.to_owned(),
                 reason: one_line(&e),
             })?;
-        tell_of_changes(union, session.notifier());
-        watch(&readers, &session);
-        Ok(Self { session, unmounter })
+        Ok(Self { serving, unmounter })
     }
 
     /// Serves a mount that somebody else made: `fd` is its connection, `name` what the user called
@@ -98,19 +105,13 @@ impl Session {
             name: name.to_owned(),
             number,
         }));
-        let config = MountFlags::new(options, union.is_read_only()).config();
-        let acl = config.acl;
         let filesystem = UnionFs::new(Arc::clone(union), options).must_check();
-        let filesystem = by_turns(filesystem, options);
-        let readers = Arc::clone(&filesystem.readers);
-        let session =
-            handover::session(filesystem, fd, acl, config).map_err(|e| FuseError::Mount {
+        let serving =
+            Serving::begin(filesystem, fd, options, None).map_err(|e| FuseError::Mount {
                 mountpoint: name.to_owned(),
                 reason: one_line(&e),
             })?;
-        tell_of_changes(union, session.notifier());
-        watch(&readers, &session);
-        Ok(Self { session, unmounter })
+        Ok(Self { serving, unmounter })
     }
 
     /// What ends the mount from another thread.
@@ -121,23 +122,48 @@ impl Session {
     /// Serves until the filesystem is unmounted and its last open file closed.
     pub fn run(self) -> Result<(), FuseError> {
         let mountpoint = self.unmounter.name().to_owned();
-        self.session.run().map_err(|e| FuseError::Serve {
+        let outcome = match self.serving {
+            Serving::Plain(session) => session.run(),
+            Serving::Injected(session) => session.run(),
+        };
+        outcome.map_err(|e| FuseError::Serve {
             mountpoint,
             reason: one_line(&e),
         })
     }
 }
 
-/// Served by as many of the session's threads as there is work for.
-fn by_turns(union: UnionFs, options: &Options) -> Turns {
-    let readers = Readers::new(super::flags::threads(options));
-    Turns { union, readers }
+impl Serving {
+    /// Answers the kernel's first request on a connection.
+    fn begin(
+        union: UnionFs, fd: OwnedFd, options: &Options, injected: Option<Arc<Injected>>,
+    ) -> io::Result<Self> {
+        Ok(match injected {
+            None => Self::Plain(begin(union, fd, options, Nothing)?),
+            Some(injected) => Self::Injected(begin(union, fd, options, injected)?),
+        })
+    }
 }
 
-fn watch(readers: &Arc<Readers>, session: &fuser::Session<Turns>) {
-    if let Err(e) = readers.watch(session) {
+fn begin<M: Meet>(
+    union: UnionFs, fd: OwnedFd, options: &Options, met: M,
+) -> io::Result<fuser::Session<Turns<M>>> {
+    let config = MountFlags::new(options, union.union.is_read_only()).config();
+    let acl = config.acl;
+    let core = Arc::clone(&union.union);
+    // Served by as many of the session's threads as there is work for.
+    let readers = Readers::new(super::flags::threads(options));
+    let filesystem = Turns {
+        union,
+        readers: Arc::clone(&readers),
+        met,
+    };
+    let session = handover::session(filesystem, fd, acl, config)?;
+    tell_of_changes(&core, session.notifier());
+    if let Err(e) = readers.watch(&session) {
         tracing::warn!("all threads read requests at all times: {e}");
     }
+    Ok(session)
 }
 
 /// Has the kernel ask again for what it does not know to have changed.

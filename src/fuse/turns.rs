@@ -12,28 +12,38 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use crate::stats::Op;
+
+use super::convert::errno;
 use super::filesystem::UnionFs;
+use super::injected::{Meet, Nothing};
 use super::readers::Readers;
 
 /// Serves each request as [`UnionFs`] does, and lets the thread wait afterwards when too many read.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct Turns<M = Nothing> {
     pub union: UnionFs,
     pub readers: Arc<Readers>,
+    /// What requests meet first.
+    pub met: M,
 }
 
 /// Every method that answers a request: the same, as a turn of its thread. A turn is all of a request:
 /// the thread may wait for long when it ends.
 macro_rules! turns {
-    ($($name:ident($($arg:ident: $kind:ty),*);)*) => {$(
-        fn $name(&self, request: &Request, $($arg: $kind),*) {
+    ($($op:ident $name:ident($($arg:ident: $kind:ty),*; $reply:ty);)*) => {$(
+        fn $name(&self, request: &Request, $($arg: $kind,)* reply: $reply) {
             let _turn = self.readers.turn();
-            self.union.$name(request, $($arg),*);
+            // Within the turn: a delay is seen as any other work that takes long.
+            if let Some(failure) = self.met.meet(Op::$op) {
+                return reply.error(errno(failure));
+            }
+            self.union.$name(request, $($arg,)* reply);
         }
     )*};
 }
 
-impl Filesystem for Turns {
+impl<M: Meet> Filesystem for Turns<M> {
     fn init(&mut self, request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         self.union.init(request, config)
     }
@@ -45,51 +55,47 @@ impl Filesystem for Turns {
     }
 
     turns! {
-        lookup(parent: INodeNo, name: &OsStr, reply: ReplyEntry);
-        getattr(ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr);
-        setattr(ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>,
+        Lookup lookup(parent: INodeNo, name: &OsStr; ReplyEntry);
+        Getattr getattr(ino: INodeNo, fh: Option<FileHandle>; ReplyAttr);
+        Setattr setattr(ino: INodeNo, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>,
             size: Option<u64>, atime: Option<TimeOrNow>, mtime: Option<TimeOrNow>,
             ctime: Option<SystemTime>, fh: Option<FileHandle>, crtime: Option<SystemTime>,
             chgtime: Option<SystemTime>, bkuptime: Option<SystemTime>,
-            flags: Option<BsdFileFlags>, reply: ReplyAttr);
-        readlink(ino: INodeNo, reply: ReplyData);
-        mknod(parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry);
-        mkdir(parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry);
-        unlink(parent: INodeNo, name: &OsStr, reply: ReplyEmpty);
-        rmdir(parent: INodeNo, name: &OsStr, reply: ReplyEmpty);
-        symlink(parent: INodeNo, link_name: &OsStr, target: &Path, reply: ReplyEntry);
-        rename(parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr,
-            flags: RenameFlags, reply: ReplyEmpty);
-        link(ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry);
-        open(ino: INodeNo, flags: OpenFlags, reply: ReplyOpen);
-        read(ino: INodeNo, fh: FileHandle, offset: u64, size: u32, flags: OpenFlags,
-            lock_owner: Option<LockOwner>, reply: ReplyData);
-        write(ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], write_flags: WriteFlags,
-            flags: OpenFlags, lock_owner: Option<LockOwner>, reply: ReplyWrite);
-        flush(ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty);
-        release(ino: INodeNo, fh: FileHandle, flags: OpenFlags, lock_owner: Option<LockOwner>,
-            flush: bool, reply: ReplyEmpty);
-        fsync(ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty);
-        fsyncdir(ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty);
-        opendir(ino: INodeNo, flags: OpenFlags, reply: ReplyOpen);
-        readdir(ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory);
-        readdirplus(ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus);
-        statfs(ino: INodeNo, reply: ReplyStatfs);
-        setxattr(ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, position: u32,
-            reply: ReplyEmpty);
-        getxattr(ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr);
-        listxattr(ino: INodeNo, size: u32, reply: ReplyXattr);
-        removexattr(ino: INodeNo, name: &OsStr, reply: ReplyEmpty);
-        access(ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty);
-        create(parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32,
-            reply: ReplyCreate);
-        ioctl(ino: INodeNo, fh: FileHandle, flags: IoctlFlags, cmd: u32, in_data: &[u8],
-            out_size: u32, reply: ReplyIoctl);
-        fallocate(ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32,
-            reply: ReplyEmpty);
-        lseek(ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek);
-        copy_file_range(ino_in: INodeNo, fh_in: FileHandle, offset_in: u64, ino_out: INodeNo,
-            fh_out: FileHandle, offset_out: u64, len: u64, flags: CopyFileRangeFlags,
-            reply: ReplyWrite);
+            flags: Option<BsdFileFlags>; ReplyAttr);
+        Readlink readlink(ino: INodeNo; ReplyData);
+        Mknod mknod(parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32; ReplyEntry);
+        Mkdir mkdir(parent: INodeNo, name: &OsStr, mode: u32, umask: u32; ReplyEntry);
+        Unlink unlink(parent: INodeNo, name: &OsStr; ReplyEmpty);
+        Rmdir rmdir(parent: INodeNo, name: &OsStr; ReplyEmpty);
+        Symlink symlink(parent: INodeNo, link_name: &OsStr, target: &Path; ReplyEntry);
+        Rename rename(parent: INodeNo, name: &OsStr, newparent: INodeNo, newname: &OsStr,
+            flags: RenameFlags; ReplyEmpty);
+        Link link(ino: INodeNo, newparent: INodeNo, newname: &OsStr; ReplyEntry);
+        Open open(ino: INodeNo, flags: OpenFlags; ReplyOpen);
+        Read read(ino: INodeNo, fh: FileHandle, offset: u64, size: u32, flags: OpenFlags,
+            lock_owner: Option<LockOwner>; ReplyData);
+        Write write(ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], write_flags: WriteFlags,
+            flags: OpenFlags, lock_owner: Option<LockOwner>; ReplyWrite);
+        Flush flush(ino: INodeNo, fh: FileHandle, lock_owner: LockOwner; ReplyEmpty);
+        Release release(ino: INodeNo, fh: FileHandle, flags: OpenFlags, lock_owner: Option<LockOwner>,
+            flush: bool; ReplyEmpty);
+        Fsync fsync(ino: INodeNo, fh: FileHandle, datasync: bool; ReplyEmpty);
+        Fsyncdir fsyncdir(ino: INodeNo, fh: FileHandle, datasync: bool; ReplyEmpty);
+        Opendir opendir(ino: INodeNo, flags: OpenFlags; ReplyOpen);
+        Readdir readdir(ino: INodeNo, fh: FileHandle, offset: u64; ReplyDirectory);
+        Readdirplus readdirplus(ino: INodeNo, fh: FileHandle, offset: u64; ReplyDirectoryPlus);
+        Statfs statfs(ino: INodeNo; ReplyStatfs);
+        Setxattr setxattr(ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, position: u32; ReplyEmpty);
+        Getxattr getxattr(ino: INodeNo, name: &OsStr, size: u32; ReplyXattr);
+        Listxattr listxattr(ino: INodeNo, size: u32; ReplyXattr);
+        Removexattr removexattr(ino: INodeNo, name: &OsStr; ReplyEmpty);
+        Access access(ino: INodeNo, mask: AccessFlags; ReplyEmpty);
+        Create create(parent: INodeNo, name: &OsStr, mode: u32, umask: u32, flags: i32; ReplyCreate);
+        Ioctl ioctl(ino: INodeNo, fh: FileHandle, flags: IoctlFlags, cmd: u32, in_data: &[u8],
+            out_size: u32; ReplyIoctl);
+        Fallocate fallocate(ino: INodeNo, fh: FileHandle, offset: u64, length: u64, mode: i32; ReplyEmpty);
+        Lseek lseek(ino: INodeNo, fh: FileHandle, offset: i64, whence: i32; ReplyLseek);
+        CopyFileRange copy_file_range(ino_in: INodeNo, fh_in: FileHandle, offset_in: u64, ino_out: INodeNo,
+            fh_out: FileHandle, offset_out: u64, len: u64, flags: CopyFileRangeFlags; ReplyWrite);
     }
 }

@@ -4,6 +4,7 @@
 //! layer. `docs/FORMAT.md` describes the formats.
 
 pub(crate) mod ability;
+pub(crate) mod copy_tree;
 mod device;
 pub(crate) mod elsewhere;
 pub(crate) mod name;

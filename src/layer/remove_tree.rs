@@ -31,9 +31,14 @@ pub(crate) fn remove_tree(dir: impl AsFd, name: &[u8]) -> Result<()> {
         };
         if children.is_empty() {
             if let Some((parent, name, _)) = pending.pop() {
-                match parent {
-                    Some(parent) => sys::at::rmdir_at(&*parent, &name)?,
-                    None => sys::at::rmdir_at(dir.as_fd(), &name)?,
+                let parent = parent.as_ref().map_or(dir.as_fd(), |parent| parent.as_fd());
+                match sys::at::rmdir_at(parent, &name) {
+                    // It held directories only, so nothing was taken out of it so far.
+                    Err(Errno::ACCESS) => {
+                        sys::at::chmod_at(parent, b"", 0o700)?;
+                        sys::at::rmdir_at(parent, &name)?;
+                    }
+                    result => result?,
                 }
             }
             continue;

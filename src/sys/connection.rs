@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::FdFlags;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::mount::unescape;
 
@@ -99,7 +100,43 @@ pub(crate) fn mountpoint(number: u32) -> Option<PathBuf> {
     })
 }
 
-/// Ends the connection `number`: whoever uses the mount gets ENOTCONN. Needs fusectl mounted.
+/// Ends the connection `number`: whoever uses the mount gets ENOTCONN. Needs fusectl mounted, or the right
+/// to mount it.
 pub(crate) fn abort(number: u32) -> io::Result<()> {
-    std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1")
+    match std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1") {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => abort_unmounted(number).or(Err(e)),
+        done => done,
+    }
+}
+
+/// The same where fusectl is mounted nowhere.
+fn abort_unmounted(number: u32) -> io::Result<()> {
+    let file = control_file(number, "abort", OFlags::WRONLY)?;
+    rustix::io::write(file, b"1").map(drop)?;
+    Ok(())
+}
+
+/// How many requests of the connection `number` are not answered yet, those that the kernel sends when it
+/// likes among them; `None` when that may not be known. Needs what [`abort`] needs.
+pub(crate) fn waiting(number: u32) -> Option<u64> {
+    let path = format!("/sys/fs/fuse/connections/{number}/waiting");
+    let text = std::fs::read(path).or_else(|_| {
+        let file = control_file(number, "waiting", OFlags::RDONLY)?;
+        let mut text = vec![0; 32];
+        let read = rustix::io::read(file, &mut text)?;
+        text.truncate(read);
+        io::Result::Ok(text)
+    });
+    std::str::from_utf8(&text.ok()?).ok()?.trim().parse().ok()
+}
+
+/// A file about a connection, where fusectl is mounted nowhere.
+fn control_file(number: u32, name: &str, flags: OFlags) -> io::Result<OwnedFd> {
+    let control = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&control)?;
+    let none = MountAttrFlags::empty();
+    let root = fsmount(&control, FsMountFlags::FSMOUNT_CLOEXEC, none)?;
+    let path = format!("{number}/{name}");
+    let flags = flags | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(root, path, flags, Mode::empty())?)
 }

@@ -46,6 +46,16 @@ thread_local! {
 /// Threads share a umask, so none knows what it is.
 static SHARED_UMASK: AtomicBool = AtomicBool::new(false);
 
+/// Gives this thread a umask and a working directory of its own, which it would otherwise share with
+/// threads that are not ours.
+///
+/// # Errors
+/// EPERM in a sandbox that forbids it.
+pub(crate) fn leave_shared_state() -> Result<()> {
+    // SAFETY: as in `prepare`.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }
+}
+
 /// Gives this thread a umask and credentials of its own.
 fn prepare() -> Own {
     if let Some(own) = OWN.get() {

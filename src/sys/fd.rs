@@ -89,6 +89,12 @@ pub(crate) fn lock_within(fd: impl AsFd, patience: Duration) -> Result<()> {
     }
 }
 
+/// How many descriptors this process may have open.
+pub(crate) fn fd_limit() -> u64 {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current.unwrap_or(1 << 20)
+}
+
 /// Raises the soft limit of open descriptors to the hard one; returns the limit in force.
 pub(crate) fn raise_fd_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
