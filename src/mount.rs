@@ -309,6 +309,10 @@ impl Prepared {
                 let go_on = if again.adopted {
                     Session::adopt
                 } else {
+                    if sys::cred::is_real_root() {
+                        // Who may mount, as the first server did.
+                        sys::privileges::gain_no_more();
+                    }
                     Session::go_on
                 };
                 go_on(&self.union, fd, &name, &self.options)

@@ -21,7 +21,7 @@ use super::ready::Notice;
 use super::{Failure, apart, supervise};
 use crate::mount::{self, Mounted, Target, Unmounter};
 use crate::options::Options;
-use crate::sys::daemonize::Task;
+use crate::sys::{self, daemonize::Task};
 
 /// How long a new mount may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,6 +74,10 @@ pub(super) fn serve(
         .map_err(|error| Failure::new(format_args!("cannot catch signals: {error}")))?;
     if options.supervise {
         supervise::take_signals();
+    }
+    // No thread was made yet; what mounting takes stays.
+    if let Err(errno) = sys::privileges::give_up() {
+        tracing::warn!("capabilities that are not needed could not be given up: {errno}");
     }
     let mounted = prepared.mount().map_err(Failure::new)?;
     let unmounter = mounted.unmounter();

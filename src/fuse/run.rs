@@ -70,7 +70,11 @@ impl Session {
             mountpoint: mountpoint.to_owned(),
             reason,
         };
-        let fd = connect(mountpoint, &flags).map_err(fail)?;
+        let (fd, by_us) = connect(mountpoint, &flags).map_err(fail)?;
+        if by_us {
+            // fusermount3 is set-user-id, and has to end what it began; nothing else is executed.
+            sys::privileges::gain_no_more();
+        }
         let unmounter = Unmounter(Arc::new(Way::Path(mountpoint.to_owned())));
         let filesystem = UnionFs::new(Arc::clone(union), options);
         let serving = Serving::begin(filesystem, fd, options, injected).inspect_err(|_| {
@@ -100,6 +104,8 @@ impl Session {
     pub fn adopt(
         union: &Arc<Union>, fd: OwnedFd, name: &Path, options: &Options,
     ) -> Result<Self, FuseError> {
+        // Somebody else ends it, too.
+        sys::privileges::gain_no_more();
         let number = sys::connection::number(fd.as_fd());
         let unmounter = Unmounter(Arc::new(Way::Connection {
             name: name.to_owned(),
@@ -179,11 +185,12 @@ fn tell_of_changes(union: &Union, notifier: fuser::Notifier) {
     }));
 }
 
-/// Makes the mount; the descriptor is its connection. Errors are in words.
-fn connect(mountpoint: &Path, flags: &MountFlags) -> Result<OwnedFd, String> {
+/// Makes the mount; the descriptor is its connection, with whether it was done without fusermount3.
+/// Errors are in words.
+fn connect(mountpoint: &Path, flags: &MountFlags) -> Result<(OwnedFd, bool), String> {
     let fd = sys::mount::open_fuse_device().map_err(explain_device)?;
     match sys::mount::mount_fuse(&fd, &flags.direct(mountpoint)) {
-        Ok(()) => return Ok(fd),
+        Ok(()) => return Ok((fd, true)),
         Err(Errno::PERM) => {}
         Err(e) => return Err(std::io::Error::from(e).to_string()),
     }
@@ -193,7 +200,8 @@ fn connect(mountpoint: &Path, flags: &MountFlags) -> Result<OwnedFd, String> {
         return Err(reason.to_owned());
     }
     // fusermount3 may do what we may not.
-    fusermount::mount(mountpoint, &flags.for_helper()).map_err(|reason| {
+    let mounted = fusermount::mount(mountpoint, &flags.for_helper());
+    mounted.map(|fd| (fd, false)).map_err(|reason| {
         // What we were told ourselves says more then.
         if sys::cred::may_mount_somewhere() {
             format!("not permitted in this mount namespace (unshare -m makes one); {reason}")

@@ -58,6 +58,7 @@ mod plinks_rootless;
 mod plinks_stress;
 mod plinks_without;
 mod power_cut;
+mod privileges;
 mod process;
 mod random;
 mod regressions_copy_up;
