@@ -1,5 +1,6 @@
 //! The command line: words in, a [`Command`] out. No I/O.
 
+mod ctl;
 mod overlay;
 mod plink;
 mod tools;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::options::{self, OptionError, Options};
 
+pub use ctl::{Ctl, Form, What};
 pub use plink::Plink;
 pub use tools::{Apply, Check, Convert, Dialect, Diff, DiffForm};
 
@@ -30,6 +32,8 @@ pub enum Command {
         /// Where it is mounted.
         mountpoint: PathBuf,
     },
+    /// Look into a running mount, or change it.
+    Ctl(Ctl),
     /// Look at or flush pseudo-links.
     Plink(Plink),
     /// Tell what an upper changes.
@@ -121,6 +125,8 @@ enum Verb {
         /// Where it is mounted
         mountpoint: PathBuf,
     },
+    /// Look into a running mount: what it is made of, what it does and how long that takes
+    Ctl(ctl::CtlArgs),
     /// List or flush what holds the names of linked files together
     Plink(plink::PlinkArgs),
     /// Show what an upper changes: as a list, as JSON, as a layer or an image for container engines
@@ -193,6 +199,7 @@ where
     match (cli.verb, cli.mount) {
         (Some(Verb::Umount { mountpoint }), _) => Ok(Command::Umount { mountpoint }),
         (Some(Verb::Upgrade { mountpoint }), _) => Ok(Command::Upgrade { mountpoint }),
+        (Some(Verb::Ctl(ctl)), _) => ctl.check(),
         (Some(Verb::Plink(plink)), _) => plink.check(),
         (Some(Verb::Diff(diff)), _) => diff.check(),
         (Some(Verb::Apply(apply)), _) => Ok(apply.check()),

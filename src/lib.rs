@@ -83,6 +83,8 @@
 #[cfg_attr(not(unionfs_internals), doc(hidden))]
 pub mod cli;
 #[cfg_attr(not(unionfs_internals), doc(hidden))]
+pub mod ctl;
+#[cfg_attr(not(unionfs_internals), doc(hidden))]
 pub mod daemon;
 #[cfg_attr(not(unionfs_internals), doc(hidden))]
 pub mod demo;

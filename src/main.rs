@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use unionfs::cli::{self, Command};
 use unionfs::daemon::{self, Manner};
-use unionfs::{demo, plink, tools};
+use unionfs::{ctl, demo, plink, tools};
 
 fn main() -> ExitCode {
     let outcome = match cli::parse(std::env::args_os()) {
@@ -26,6 +26,10 @@ fn main() -> ExitCode {
         }
         Ok(Command::Upgrade { mountpoint }) => {
             daemon::upgrade(&mountpoint).map_err(|failure| failure.to_string())
+        }
+        Ok(Command::Ctl(what)) => {
+            let mut out = std::io::stdout().lock();
+            ctl::run(&what, &mut out).map_err(|failure| failure.to_string())
         }
         Ok(Command::Plink(what)) => {
             let mut out = std::io::stdout().lock();

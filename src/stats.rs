@@ -84,15 +84,42 @@ impl Op {
         Self::Lseek,
         Self::CopyFileRange,
     ];
+
+    /// Its name in small letters.
+    #[must_use]
+    pub fn name(self) -> String {
+        format!("{self:?}").to_ascii_lowercase()
+    }
+}
+
+/// Numbers of the protocol that there is room for.
+pub(crate) const KINDS: usize = CONTROL_WORDS;
+
+/// Buckets of a histogram of times. The first is for what takes up to [`FIRST_NS`], each further one for up
+/// to twice as much as the one before; the last for all that takes longer.
+pub(crate) const BUCKETS: usize = 26;
+const FIRST_NS: u64 = 1 << 10;
+
+/// The bucket for a time in nanoseconds.
+pub(crate) fn bucket_of(ns: u64) -> usize {
+    let doublings = u64::BITS - (ns.saturating_sub(1) / FIRST_NS).leading_zeros();
+    (doublings as usize).min(BUCKETS - 1)
+}
+
+/// The longest time in a bucket, in seconds; none in the last.
+pub(crate) fn limit_of(bucket: usize) -> Option<f64> {
+    #[allow(clippy::cast_precision_loss)] // a power of two
+    let limit = || (FIRST_NS << bucket) as f64 / 1e9;
+    (bucket + 1 < BUCKETS).then(limit)
 }
 
 /// Counters, one for each kind. Counting is one addition that orders nothing.
 #[derive(Debug)]
-pub(crate) struct Counts([AtomicU64; CONTROL_WORDS]);
+pub(crate) struct Counts([AtomicU64; KINDS]);
 
 impl Default for Counts {
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; CONTROL_WORDS])
+        Self([const { AtomicU64::new(0) }; KINDS])
     }
 }
 
@@ -100,6 +127,11 @@ impl Counts {
     /// One more.
     pub fn add(&self, op: Op) {
         self.0[op as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub fn of(&self, op: Op) -> u64 {
+        self.0[op as usize].load(Ordering::Relaxed)
     }
 
     /// The answer to [`ioctl::REQUESTS`].
@@ -123,6 +155,20 @@ pub fn requests(root: &File) -> io::Result<Vec<(Op, u64)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_time_has_its_bucket() {
+        assert_eq!(
+            [0, 1, 1024, 1025, 2048, 2049].map(bucket_of),
+            [0, 0, 0, 1, 1, 2]
+        );
+        assert_eq!(bucket_of(u64::MAX), BUCKETS - 1);
+        for bucket in 0..BUCKETS - 1 {
+            assert_eq!(bucket_of(FIRST_NS << bucket), bucket);
+            assert!(limit_of(bucket).is_some());
+        }
+        assert_eq!(limit_of(BUCKETS - 1), None);
+    }
 
     #[test]
     fn each_kind_has_a_place_of_its_own() {

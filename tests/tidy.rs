@@ -31,6 +31,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "daemon", "tools", "mount", "layer", "stats", "options", "sys",
         ],
     ),
+    ("ctl", &["cli", "stats", "sys"]),
     ("plink", &["mount", "cli", "options", "sys"]),
     ("demo", &["daemon", "mount", "cli", "options", "sys"]),
 ];

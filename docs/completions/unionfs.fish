@@ -190,6 +190,7 @@ complete -c unionfs -f
 complete -c unionfs -n '__fish_is_nth_token 1' -a mount -d 'Mount a union (the default: the word may be left out)'
 complete -c unionfs -n '__fish_is_nth_token 1' -a umount -d 'Take a mount away'
 complete -c unionfs -n '__fish_is_nth_token 1' -a upgrade -d 'Have this program serve a mount (made with -o supervise) from now on'
+complete -c unionfs -n '__fish_is_nth_token 1' -a ctl -d 'Look into a running mount: what it is made of, what it does and how long that takes'
 complete -c unionfs -n '__fish_is_nth_token 1' -a plink -d 'List or flush what holds the names of linked files together'
 complete -c unionfs -n '__fish_is_nth_token 1' -a diff -d 'Show what an upper changes: as a list, as JSON, as a layer or an image for container engines'
 complete -c unionfs -n '__fish_is_nth_token 1' -a apply -d 'Unpack a layer of a container engine, or of diff, onto a directory'

@@ -1,5 +1,7 @@
 //! Ioctls: those of files, and those by which programs of ours talk to the daemon.
 
+use std::sync::Arc;
+
 use fuser::{ReplyIoctl, Request};
 
 use crate::stats::Op;
@@ -31,7 +33,7 @@ impl UnionFs {
             return reply.error(errno(Errno::PERM));
         }
         if counts {
-            return reply.ioctl(0, &self.counts.bytes());
+            return reply.ioctl(0, &self.desk.counts.bytes());
         }
         // The rest tells of what is outside the mount, or runs a program there.
         if !caller::is_outside_containers(req.pid()) {
@@ -41,6 +43,13 @@ impl UnionFs {
             return self.upgrade(is_resent(req), input, reply);
         }
         let input = input.to_vec();
+        if command == ioctl::TELL {
+            let desk = Arc::clone(&self.desk);
+            return self.aside(move |_| match desk.tell(&input) {
+                Ok(data) => reply.ioctl(0, &data),
+                Err(e) => reply.error(errno(e)),
+            });
+        }
         self.aside(move |union| match union.control(command, &input) {
             Ok(data) => reply.ioctl(0, &data),
             Err(e) => reply.error(errno(e)),

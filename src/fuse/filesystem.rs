@@ -14,13 +14,14 @@ use fuser::{
 };
 
 use crate::options::Options;
-use crate::stats::{Counts, Op};
+use crate::stats::Op;
 use crate::sys::Errno;
 use crate::union::{Make, SetAttr, Union};
 
 use super::again::{is_resent, settled};
 use super::convert::{self, caller, errno};
 use super::data;
+use super::desk::Desk;
 use super::dropping::Dropping;
 use super::init::MAX_WRITE;
 use super::opening::number_of;
@@ -46,14 +47,16 @@ pub(crate) struct UnionFs {
     pub(super) dropping: Arc<Dropping>,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
-    pub(super) counts: Counts,
+    pub(super) desk: Arc<Desk>,
 }
 
 impl UnionFs {
     pub fn new(union: Arc<Union>, options: &Options) -> Self {
-        let policy = Policy::new(options, &union);
+        let (policy, choice) = Policy::new(options, &union);
+        let passthrough = Passthrough::of(policy.way, &union);
         Self {
-            passthrough: Passthrough::of(policy.way, &union),
+            desk: Arc::new(Desk::new(&union, passthrough.clone(), choice, options)),
+            passthrough,
             union,
             policy,
             max_write: options.max_write.unwrap_or(MAX_WRITE),
@@ -62,7 +65,6 @@ impl UnionFs {
             writing: Arc::default(),
             dropping: Arc::default(),
             must_check: false,
-            counts: Counts::default(),
         }
     }
 
@@ -74,7 +76,7 @@ impl UnionFs {
 
     /// Counts a request.
     fn count(&self, op: Op) {
-        self.counts.add(op);
+        self.desk.count(op);
     }
 
     /// Counts a request, for the union to answer.

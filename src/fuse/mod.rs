@@ -1,10 +1,13 @@
 //! The FUSE side: requests in, replies out. The only module that names fuser.
 
 mod again;
+mod answers;
 mod attributes;
+mod clock;
 mod control;
 mod convert;
 mod data;
+mod desk;
 mod dropping;
 mod filesystem;
 mod flags;
@@ -23,6 +26,8 @@ mod readers;
 mod reply;
 mod run;
 mod spare;
+mod status;
+mod trace;
 mod turns;
 
 pub(crate) use flags::kernel_flags;

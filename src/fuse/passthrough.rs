@@ -321,6 +321,13 @@ impl Passthrough {
         }
     }
 
+    /// Layers of which the kernel takes no files, as far as was found out.
+    pub fn refused(&self) -> Vec<usize> {
+        let layers = self.refused.iter().enumerate();
+        let refused = layers.filter(|(_, refused)| refused.load(Ordering::Relaxed));
+        refused.map(|(at, _)| at).collect()
+    }
+
     fn is_refused(&self, source: Source) -> bool {
         let flag = self.refused.get(usize::from(source.layer()));
         flag.is_none_or(|refused| refused.load(Ordering::Relaxed))

@@ -38,8 +38,8 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// What `options` ask for; which way data take is told to the log.
-    pub fn new(options: &Options, union: &Union) -> Self {
+    /// What `options` ask for; which way data take is told to the log, and why.
+    pub fn new(options: &Options, union: &Union) -> (Self, Choice) {
         let choice = Choice::new(options, cred::is_real_root(), || match journal::active() {
             // Which files the kernel has the next server would not know.
             Some(_) => Err("the mount is supervised".to_owned()),
@@ -47,7 +47,7 @@ impl Policy {
         });
         choice.tell();
         let or_forever = |time: Option<Duration>| time.unwrap_or(FOREVER).min(FOREVER);
-        Self {
+        let policy = Self {
             attr: or_forever(options.cache.attr),
             entry: or_forever(options.cache.entry),
             negative: or_forever(options.cache.negative),
@@ -55,7 +55,8 @@ impl Policy {
             tells_at_close: union.tells_at_close(),
             no_xattrs: options.no_xattrs,
             shown: options.shown,
-        }
+        };
+        (policy, choice)
     }
 
     /// The flags of a file that is opened through us.

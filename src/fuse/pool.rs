@@ -105,8 +105,12 @@ impl Pool {
 impl UnionFs {
     /// Runs work in the pool.
     pub(super) fn aside(&self, work: impl FnOnce(&Union) + Send + 'static) {
-        let union = Arc::clone(&self.union);
-        self.pool.run(move || work(&union));
+        let desk = Arc::clone(&self.desk);
+        let begun = desk.clock.hand_over();
+        self.pool.run(move || {
+            work(&desk.union);
+            desk.clock.end(begun);
+        });
     }
 
     /// The same, here or there as the case is. Short work is done here as long as enough others read

@@ -31,14 +31,15 @@ pub(super) struct Turns<M = Nothing> {
 /// Every method that answers a request: the same, as a turn of its thread. A turn is all of a request:
 /// the thread may wait for long when it ends.
 macro_rules! turns {
-    ($($op:ident $name:ident($($arg:ident: $kind:ty),*; $reply:ty);)*) => {$(
-        fn $name(&self, request: &Request, $($arg: $kind,)* reply: $reply) {
+    ($($op:ident $name:ident($node:ident: INodeNo $(, $arg:ident: $kind:ty)*; $reply:ty);)*) => {$(
+        fn $name(&self, request: &Request, $node: INodeNo, $($arg: $kind,)* reply: $reply) {
             let _turn = self.readers.turn();
+            let _timed = self.union.desk.clock.begin($node.0, request);
             // Within the turn: a delay is seen as any other work that takes long.
             if let Some(failure) = self.met.meet(Op::$op) {
                 return reply.error(errno(failure));
             }
-            self.union.$name(request, $($arg,)* reply);
+            self.union.$name(request, $node, $($arg,)* reply);
         }
     )*};
 }

@@ -75,18 +75,26 @@ impl Abilities {
         WhiteoutForm::Aufs
     }
 
-    /// Tells the log, once, what is not possible.
-    pub fn report(self, path: &Path) {
-        let missing: Vec<&str> = [
+    /// What is not possible, in words.
+    pub fn missing(self) -> Vec<&'static str> {
+        [
             (self.other_callers, "new objects for other users"),
             (self.other_owners, "chown to other users"),
             (self.devices, "device nodes"),
             (self.trusted, "trusted attributes"),
             (self.user, "user attributes"),
+            (self.links, "hard links"),
         ]
         .into_iter()
         .filter_map(|(can, what)| (!can).then_some(what))
-        .collect();
+        .collect()
+    }
+
+    /// Tells the log, once, what is not possible.
+    pub fn report(self, path: &Path) {
+        let mut missing = self.missing();
+        // They are told below.
+        missing.retain(|what| *what != "hard links");
         if !missing.is_empty() {
             let what = missing.join(", ");
             tracing::info!("upperdir={}: not possible here: {what}", path.display());

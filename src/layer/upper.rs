@@ -48,6 +48,10 @@ pub(crate) struct Upper {
     temp_seq: AtomicU64,
     /// Files can have several names.
     links: bool,
+    /// What can be done here; `None` where that could not be found out.
+    abilities: Option<Abilities>,
+    /// The form of whiteouts that was asked for.
+    asked: WhiteoutForm,
     /// What its filesystem promises about data and names.
     pub order: Order,
     /// How it cannot copy.
@@ -110,6 +114,8 @@ impl Upper {
             order: Order::of(&*root),
             refusals: Refusals::default(),
             root,
+            asked: markers.form,
+            abilities: None,
             markers,
             workdir,
             temp_dir: Mutex::new(None),
@@ -119,6 +125,16 @@ impl Upper {
         };
         upper.sweep();
         upper
+    }
+
+    /// What cannot be done here, in words; `None` where that could not be found out.
+    pub fn missing(&self) -> Option<Vec<&'static str>> {
+        self.abilities.map(Abilities::missing)
+    }
+
+    /// The form in which whiteouts are written, and the one that was asked for.
+    pub fn forms(&self) -> (WhiteoutForm, WhiteoutForm) {
+        (self.markers.form, self.asked)
     }
 
     /// Finds out what can be done here, has the log say what cannot, and settles the form of
@@ -132,6 +148,7 @@ impl Upper {
         let found = Abilities::find_out(self)?;
         self.markers.form = found.form(self, self.markers.form, path);
         self.links = found.links;
+        self.abilities = Some(found);
         found.report(path);
         if before.is_err() && self.temp_dir.lock().take().is_some() {
             let (parent, dir) = self.temp_place();

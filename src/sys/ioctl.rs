@@ -24,12 +24,42 @@ pub(crate) const REQUESTS: u32 = control_number(0x52);
 pub(crate) const LAYER: u32 = control_number(0x53);
 /// Has the program at the path in the argument, which ends with a NUL byte, serve the mount.
 pub(crate) const UPGRADE: u32 = control_number(0x54);
-/// Words of their argument.
+/// Asks something in words; what comes back is a text, piece by piece (`fuse/answers.rs`).
+pub(crate) const TELL: u32 = number_of(0x55, 8 * TELL_WORDS);
+/// Words of its argument: what the kernel passes at most, which is less than 16 KiB.
+pub(crate) const TELL_WORDS: usize = 2047;
+/// Words before the text: the ticket of an answer (0 for a new question), where the piece is in it, its
+/// length in bytes, the length of the whole.
+pub(crate) const TELL_HEAD: usize = 4;
+/// Words of the argument of the others.
 pub(crate) const CONTROL_WORDS: usize = 64;
 
 const fn control_number(number: u32) -> u32 {
+    number_of(number, 8 * CONTROL_WORDS)
+}
+
+#[allow(clippy::cast_possible_truncation)] // of 14 bits
+const fn number_of(number: u32, bytes: usize) -> u32 {
     const READ_AND_WRITTEN: u32 = 3 << 30;
-    READ_AND_WRITTEN | (8 * CONTROL_WORDS as u32) << 16 | (b'u' as u32) << 8 | number
+    READ_AND_WRITTEN | (bytes as u32) << 16 | (b'u' as u32) << 8 | number
+}
+
+/// Asks the daemon of a mount in words, or for more of an answer; the answer's piece takes the place of
+/// the question.
+pub(crate) fn tell(fd: impl AsFd, words: &mut [u64; TELL_WORDS]) -> Result<()> {
+    // SAFETY: the descriptor is open for the call; by its number, the command reads and writes as
+    // many bytes at the argument as it has. A file that does not know the command does nothing.
+    let ret = unsafe {
+        libc::ioctl(
+            fd.as_fd().as_raw_fd(),
+            libc::Ioctl::from(TELL),
+            words.as_mut_ptr(),
+        )
+    };
+    if ret < 0 {
+        return Err(super::fd::last_errno());
+    }
+    Ok(())
 }
 
 /// Asks the daemon of a mount for one of the four; `input` is the first word of the argument.

@@ -33,7 +33,11 @@ impl Union {
         id == ROOT
             && matches!(
                 command,
-                ioctl::PLINK_FLUSH | ioctl::PLINK_LIST | ioctl::LAYER | ioctl::UPGRADE
+                ioctl::PLINK_FLUSH
+                    | ioctl::PLINK_LIST
+                    | ioctl::LAYER
+                    | ioctl::UPGRADE
+                    | ioctl::TELL
             )
     }
 

@@ -159,6 +159,7 @@ impl Union {
         self.publish(inode, copy)?;
         self.tell_data_moved(inode, (from, Use::Read), source.as_ref());
         self.drop_lower_file(inode, from);
+        self.counted.copy_up();
         tracing::debug!(inode = inode.ino(), from, "copied up");
         Ok(())
     }
@@ -215,7 +216,9 @@ impl Union {
             }
         } else {
             let refusals = &self.upper()?.refusals;
-            sys::copy::copy_data(&*src, &data, &file, len, refusals)?
+            let copied = sys::copy::copy_data(&*src, &data, &file, len, refusals)?;
+            self.counted.copied(len);
+            copied
         };
         if inode.is_borrowed() {
             self.with_real(inode, |real| {

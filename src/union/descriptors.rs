@@ -55,6 +55,11 @@ impl Descriptors {
         }
     }
 
+    /// How many directory handles and open files are kept.
+    pub fn kept(&self) -> (usize, usize) {
+        (self.dirs.len(), self.files.len())
+    }
+
     /// True while objects without a name may be held by handles.
     pub fn may_hold(&self) -> bool {
         self.held.taken() < self.max_held
@@ -290,15 +295,18 @@ impl Union {
         let usage = if write { Use::Write } else { Use::Read };
         let key = (inode.serial, layer, usage);
         if let Some(fd) = self.descriptors.files.get(&key) {
+            self.counted.file(true);
             return Ok(fd);
         }
         if !write && layer == 0 {
             // What is open for writing can be read too, even if the mode forbids opening it anew.
             let key = (inode.serial, layer, Use::Write);
             if let Some(fd) = self.descriptors.files.get(&key) {
+                self.counted.file(true);
                 return Ok(fd);
             }
         }
+        self.counted.file(false);
         if write && !self.in_upper(inode) {
             return Err(Errno::ROFS);
         }

@@ -103,7 +103,9 @@ impl Union {
     /// Precondition: the tree lock and the parent's names are held.
     pub(super) fn find(&self, parent: &Arc<Inode>, name: Name<'_>) -> Result<Option<FoundDir>> {
         let dir = dir_of(parent)?;
-        match dir.told(name.bytes()) {
+        let told = dir.told(name.bytes());
+        self.counted.name(!matches!(told, Told::Unknown));
+        match told {
             Told::Absent => return Ok(None),
             Told::There(info, _) if !info.shown => return Ok(None),
             Told::There(info, below) => {

@@ -91,6 +91,11 @@ impl Keeper {
         }
     }
 
+    /// Memory of all listings, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Keeps a listing; for being read on only, unless it `lasts`.
     fn keep(&self, inode: &Arc<Inode>, dir: &Dir, names: Names, lasts: bool) {
         let mut share = Share {

@@ -287,6 +287,7 @@ impl Union {
         let upper = self.upper()?;
         let from = sys::stat::fstat(src)?;
         let copied = sys::copy::copy_data(src, &from, dst, len, &upper.refusals)?;
+        self.counted.copied(len);
         if len < stat.size {
             // Before the record goes: without it the rest would be holes.
             sys::file::truncate(dst, len)?;

@@ -31,6 +31,7 @@ mod create;
 mod descriptors;
 mod facts;
 mod fate;
+mod figures;
 mod find;
 mod found;
 mod inode;
@@ -84,6 +85,7 @@ pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
 use backing::DataMoved;
 pub use backing::{Backing, Source};
 use descriptors::Descriptors;
+pub(crate) use figures::LayerFacts;
 use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
 use known_names::Keeper;
@@ -132,6 +134,7 @@ pub struct Union {
     /// Only the lower 32 bits of inode numbers are shown.
     ino32: bool,
     elsewhere: Elsewhere,
+    counted: figures::Counted,
 }
 
 /// How contents may be elsewhere than names say.
@@ -213,6 +216,7 @@ impl Union {
             plinks,
             moves: AtomicU64::new(0),
             ino32: settings.ino32,
+            counted: figures::Counted::default(),
         };
         union.load_plinks()?;
         Ok(union)

@@ -138,6 +138,7 @@ impl Union {
         }
         self.inodes.rekey(inode, node.key, inode.by_name);
         inode.set_copied_up();
+        self.counted.copy_up();
         self.tell_data_moved(inode, (from, Use::Read), None);
         self.drop_lower_file(inode, from);
         self.forget_data(inode);

@@ -14,6 +14,7 @@ mod budgets;
 mod budgets_passthrough;
 mod calls;
 mod crash;
+mod ctl;
 mod disk_log;
 mod hostile_callers;
 mod hostile_layers;

@@ -1,0 +1,102 @@
+//! `unionfs ctl`: a running mount is asked what it is and does.
+//!
+//! The mount's root directory is asked by ioctls (`fuse/desk.rs`), so this works wherever the mount can be
+//! seen, in a container as outside, without a socket that somebody has to find. The answers are JSON, which
+//! `--json` shows as it is.
+
+mod ask;
+mod prometheus;
+mod status;
+mod times;
+mod top;
+mod trace;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::cli::{Ctl, Form, What};
+use crate::sys::Errno;
+
+use ask::Mount;
+
+/// Why it could not be done. Always one line.
+#[derive(Debug, thiserror::Error)]
+pub enum CtlError {
+    /// The mountpoint cannot be opened.
+    #[error("{0}: {1}")]
+    Place(PathBuf, io::Error),
+    /// There is something else, or an older unionfs.
+    #[error("{0}: no mount of unionfs, or one served by an older version")]
+    NoUnion(PathBuf),
+    /// The caller may not ask.
+    #[error("{0}: only root and the user of the mount's daemon may ask, and nobody in a container")]
+    Refused(PathBuf),
+    /// The daemon says why not.
+    #[error("{0}: {1}")]
+    Answer(PathBuf, String),
+    /// The list cannot be written.
+    #[error("writing: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl CtlError {
+    fn of(place: PathBuf, errno: Errno) -> Self {
+        match errno {
+            Errno::NOTTY | Errno::INVAL => Self::NoUnion(place),
+            Errno::PERM => Self::Refused(place),
+            errno => Self::Place(place, errno.into()),
+        }
+    }
+}
+
+/// Does what was asked; the answer goes to `out`.
+///
+/// # Errors
+/// One line for the first thing that went wrong.
+pub fn run(what: &Ctl, out: &mut dyn Write) -> Result<(), CtlError> {
+    let mount = Mount::open(&what.mountpoint)?;
+    match &what.what {
+        What::Status => {
+            let told = mount.ask(&json!({ "ask": "status" }))?;
+            tell(&told, what.form, out, status::show)
+        }
+        What::Stats => {
+            let told = mount.ask(&json!({ "ask": "stats" }))?;
+            match what.form {
+                Form::Prometheus => Ok(prometheus::show(&told, out)?),
+                form => tell(&told, form, out, times::show),
+            }
+        }
+        What::Top { every, count } => top::run(&mount, *every, *count, out),
+        What::Trace { slower } => {
+            let told = mount.ask(&json!({ "ask": "trace", "slower_ms": slower }))?;
+            tell(&told, what.form, out, trace::show)
+        }
+        What::Measure(on) => {
+            let told = mount.ask(&json!({ "ask": "measure", "on": on }))?;
+            tell(&told, what.form, out, |told, out| {
+                writeln!(out, "times measured {}", text(&told["measured"]))
+            })
+        }
+    }
+}
+
+fn tell(
+    told: &Value, form: Form, out: &mut dyn Write,
+    show: impl Fn(&Value, &mut dyn Write) -> io::Result<()>,
+) -> Result<(), CtlError> {
+    match form {
+        Form::Json => Ok(writeln!(out, "{told:#}")?),
+        _ => Ok(show(told, out)?),
+    }
+}
+
+/// A text of an answer; control characters are not for terminals.
+fn text(value: &Value) -> String {
+    let text = value.as_str().unwrap_or_default();
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
