@@ -1,5 +1,6 @@
 //! The command line: words in, a [`Command`] out. No I/O.
 
+mod commit;
 mod ctl;
 mod overlay;
 mod plink;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::options::{self, OptionError, Options};
 
+pub use commit::Commit;
 pub use ctl::{Ctl, Form, What};
 pub use plink::Plink;
 pub use tools::{Apply, Check, Convert, Dialect, Diff, DiffForm};
@@ -44,6 +46,8 @@ pub enum Command {
     Check(Check),
     /// Change the form of a layer's marks.
     Convert(Convert),
+    /// Merge an upper into the directory below it.
+    Commit(Commit),
     /// Show on screen what a union does.
     Demo,
     /// Print a text (help, version) and end.
@@ -137,6 +141,8 @@ enum Verb {
     Check(tools::CheckArgs),
     /// Change the whiteouts and opaque marks of a layer to the form of another program, in place
     Convert(tools::ConvertArgs),
+    /// Merge the changes of an upper into the directory below it; the upper is empty afterwards
+    Commit(commit::CommitArgs),
     /// Build a small stack of layers, mount it and show what a union does
     Demo,
 }
@@ -205,6 +211,7 @@ where
         (Some(Verb::Apply(apply)), _) => Ok(apply.check()),
         (Some(Verb::Check(check)), _) => check.check(),
         (Some(Verb::Convert(convert)), _) => convert.check(),
+        (Some(Verb::Commit(commit)), _) => Ok(commit.check()),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
         (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {
             Ok(Command::Mount(Box::new(mount.check()?)))

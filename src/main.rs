@@ -45,6 +45,10 @@ fn main() -> ExitCode {
             tools::check(&what, &mut out).map_err(|failure| failure.to_string())
         }
         Ok(Command::Convert(what)) => tools::convert(&what).map_err(|failure| failure.to_string()),
+        Ok(Command::Commit(what)) => {
+            let mut out = std::io::stdout().lock();
+            tools::commit(&what, &mut out).map_err(|failure| failure.to_string())
+        }
         Ok(Command::Demo) => demo::run().map_err(|failure| failure.to_string()),
         Ok(Command::Print(text)) => std::io::stdout()
             .write_all(text.as_bytes())

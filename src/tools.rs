@@ -7,6 +7,7 @@ mod apply;
 mod changes;
 mod check;
 mod check_walk;
+mod commit;
 mod convert;
 mod convert_add;
 mod diff;
@@ -26,6 +27,7 @@ use crate::sys::Errno;
 
 pub use apply::apply;
 pub use check::check;
+pub use commit::{Committed, commit};
 pub use convert::convert;
 pub use diff::diff;
 pub(crate) use upper::{Difference, differences};

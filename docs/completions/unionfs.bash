@@ -156,7 +156,7 @@ _unionfs() {
         -*) _unionfs_word '-o -f -d -r -s -N -h -V --sloppy --check --help --version' ;;
         *)
             _unionfs_operand -d "$cur"
-            if ((${#words[@]} == 2)); then _unionfs_word 'mount umount upgrade ctl plink diff apply check convert demo'; fi
+            if ((${#words[@]} == 2)); then _unionfs_word 'mount umount upgrade ctl plink diff apply check convert commit demo'; fi
             ;;
     esac
 } && complete -F _unionfs unionfs

@@ -196,6 +196,7 @@ complete -c unionfs -n '__fish_is_nth_token 1' -a diff -d 'Show what an upper ch
 complete -c unionfs -n '__fish_is_nth_token 1' -a apply -d 'Unpack a layer of a container engine, or of diff, onto a directory'
 complete -c unionfs -n '__fish_is_nth_token 1' -a check -d 'Find what serves nothing in an upper: what a crash or another program left; and mend it'
 complete -c unionfs -n '__fish_is_nth_token 1' -a convert -d 'Change the whiteouts and opaque marks of a layer to the form of another program, in place'
+complete -c unionfs -n '__fish_is_nth_token 1' -a commit -d 'Merge the changes of an upper into the directory below it; the upper is empty afterwards'
 complete -c unionfs -n '__fish_is_nth_token 1' -a demo -d 'Build a small stack of layers, mount it and show what a union does'
 complete -c unionfs -a '(__fish_complete_directories (commandline -ct))'
 complete -c unionfs -s o -x -d 'Mount options' -a '(__unionfs_options)'

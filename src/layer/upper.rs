@@ -420,7 +420,7 @@ pub(crate) fn move_to(
 }
 
 /// Makes a directory that users do not see, unless it is there.
-pub(super) fn make_hidden_dir(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
+pub(crate) fn make_hidden_dir(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
     sys::cred::enter_own();
     keep_times(parent, || match sys::at::mkdir_at(parent, name, 0o700) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),

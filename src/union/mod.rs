@@ -67,6 +67,7 @@ mod remove;
 mod rename;
 mod rename_disk;
 mod rename_names;
+mod settle;
 mod stage;
 mod stale;
 mod take_over;

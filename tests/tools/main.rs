@@ -9,6 +9,7 @@
 
 mod apply;
 mod check;
+mod commit;
 mod convert;
 mod convert_forms;
 mod diff;

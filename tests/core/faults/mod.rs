@@ -5,6 +5,7 @@
 //! in [`scenes`].
 
 mod cell;
+mod commit;
 mod killed;
 mod layers;
 mod scenes;
