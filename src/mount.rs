@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::fuse::{FuseError, Session};
 use crate::layer::{LayerError, LayerStack};
@@ -217,6 +218,7 @@ pub(crate) fn prepare_within(
             nameless,
             lost,
         } = union.take_over(journal, std::mem::take(&mut again.held));
+        union.doubt_everything();
         tracing::info!("taken over: {named} nodes by name, {nameless} without, {lost} lost");
     }
     Ok(Prepared {
@@ -268,6 +270,7 @@ pub(crate) fn open_union_within(
         return Err(Reason::NoHandles(layer.path.clone()).into());
     }
     let owners = Owners::open(&layers, &options.ownership).map_err(Reason::Records)?;
+    let cache = options.cache_times();
     let settings = Settings {
         owners,
         descriptors,
@@ -281,9 +284,17 @@ pub(crate) fn open_union_within(
         },
         plinks: !options.identity.noplink,
         ino32: options.identity.ino32,
-        names_last: options.cache.entry.is_none() && options.cache.negative.is_none(),
+        names_last: cache.entry.is_none() && cache.negative.is_none(),
+        udba: (options.udba, trusted_for(options)),
     };
     Ok(Union::new(layers, settings).map_err(Reason::Union)?)
+}
+
+/// How long anything is trusted that others may have changed.
+fn trusted_for(options: &Options) -> Duration {
+    let cache = options.cache_times();
+    let times = [cache.attr, cache.entry, cache.negative];
+    times.into_iter().flatten().min().unwrap_or(Duration::MAX)
 }
 
 impl Prepared {

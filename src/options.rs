@@ -70,6 +70,18 @@ pub enum DataPath {
     Cached,
 }
 
+/// What is done about changes that others make in the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Udba {
+    /// Nothing: what is known is trusted for ever.
+    #[default]
+    None,
+    /// What is known is looked at again after a while: [`CacheTimes`].
+    Reval,
+    /// Layers are watched.
+    Notify,
+}
+
 /// The flags of the mount itself, which the kernel enforces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(clippy::struct_excessive_bools)]
@@ -202,6 +214,8 @@ pub struct Options {
     pub kernel_flags: KernelFlags,
     /// How long the kernel keeps what it was told.
     pub cache: CacheTimes,
+    /// What is done about changes behind the union's back.
+    pub udba: Udba,
     /// Reads and writes go past the page cache.
     pub direct_io: bool,
     /// How data travel.
@@ -259,6 +273,22 @@ pub fn parse_with_source(source: Option<&OsStr>, raw: &[OsString]) -> Result<Opt
 }
 
 impl Options {
+    /// How long what the kernel knows holds: without end unless something is said, and a second with
+    /// [`Udba::Reval`].
+    #[must_use]
+    pub fn cache_times(&self) -> CacheTimes {
+        const REVAL: Duration = Duration::from_secs(1);
+        let of = |time: Option<Duration>| match self.udba {
+            Udba::Reval => Some(time.unwrap_or(REVAL)),
+            _ => time,
+        };
+        CacheTimes {
+            attr: of(self.cache.attr),
+            entry: of(self.cache.entry),
+            negative: of(self.cache.negative),
+        }
+    }
+
     /// The second half of the filesystem type.
     #[must_use]
     pub fn subtype(&self) -> &OsStr {

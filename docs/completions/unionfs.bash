@@ -23,7 +23,7 @@ _unionfs_kind() {
         uuid) kind=choice choices='on off null auto' ;;
         verity) kind=choice choices='off on require' ;;
         xino) kind=choice choices='off auto on' ;;
-        udba) kind=choice choices='none reval notify' ;;
+        udba) kind=choice choices='none reval notify fsnotify' ;;
         *) kind=free ;;
     esac
 }
@@ -67,7 +67,7 @@ _unionfs_value() {
 
 # What may stand in the place of the text $1 of -o: only its last option counts.
 _unionfs_options() {
-    local names='lowerdir= lowerdir+= upperdir= workdir= plink_flush= supervise nosupervise br= dirs= add= ins= append= prepend= del= mod= chroot= whiteout= diropq= rename_dir= volatile fsync= open= writeback= threads= log= log_file= fsname= uidmapping= gidmapping= squash_to_root squash_to_uid= squash_to_gid= xattr_permissions= noacl noxattrs static_nlink ino32_t userxattr redirect_dir= metacopy= verity= override_creds cow hide_meta_files hide_meta_dir statfs_omit_ro debug_file= plink noplink xino= create= create_policy= cpup= copyup= copyup_policy= dirperm1 noshwh sum wsum nosum droplvl= ephemeral allow_other noallow_other allow_root default_permissions auto_unmount nonempty subtype= max_read= max_write direct_io use_ino readdir_ino attr_timeout= entry_timeout= negative_timeout= timeout= umask= fmask= dmask= uid= gid= debug context= fscontext= defcontext= rootcontext= max_threads= rw ro nosuid suid nodev dev noexec exec nosymfollow symfollow noatime atime relatime norelatime nostrictatime strictatime nodiratime diratime lazytime nolazytime sync async dirsync remount'
+    local names='lowerdir= lowerdir+= upperdir= workdir= plink_flush= supervise nosupervise br= dirs= add= ins= append= prepend= del= mod= chroot= whiteout= diropq= rename_dir= volatile fsync= open= writeback= threads= log= log_file= fsname= uidmapping= gidmapping= squash_to_root squash_to_uid= squash_to_gid= xattr_permissions= noacl noxattrs static_nlink ino32_t userxattr redirect_dir= metacopy= verity= override_creds cow hide_meta_files hide_meta_dir statfs_omit_ro debug_file= plink noplink xino= udba= create= create_policy= cpup= copyup= copyup_policy= dirperm1 noshwh sum wsum nosum droplvl= ephemeral allow_other noallow_other allow_root default_permissions auto_unmount nonempty subtype= max_read= max_write direct_io use_ino readdir_ino attr_timeout= entry_timeout= negative_timeout= timeout= umask= fmask= dmask= uid= gid= debug context= fscontext= defcontext= rootcontext= max_threads= rw ro nosuid suid nodev dev noexec exec nosymfollow symfollow noatime atime relatime norelatime nostrictatime strictatime nodiratime diratime lazytime nolazytime sync async dirsync remount'
     local field=${1##*,} name separator
     local before=${1%"$field"}
     case $field in

@@ -63,7 +63,7 @@ function __unionfs_options
         case 'xino=*'
             printf '%s\n' $upto{off,auto,on}
         case 'udba=*'
-            printf '%s\n' $upto{none,reval,notify}
+            printf '%s\n' $upto{none,reval,notify,fsnotify}
         case '*=*' 'br:*' 'dirs:*' 'add:*' 'ins:*' 'append:*' 'prepend:*' 'del:*' 'mod:*'
         case '*'
             set -l names \
@@ -117,6 +117,7 @@ function __unionfs_options
                 plink 'All names of one lower file stay one file when it is changed (the default)' \
                 noplink 'Names of one lower file part when one of them is copied up, and .wh..wh.plnk is not written nor followed' \
                 xino= 'Inode numbers are stable and unique without a table, always' \
+                udba= 'Changes that others make in the layers' \
                 create= 'Which writable branch takes an object' \
                 create_policy= 'Which writable branch takes an object' \
                 cpup= 'Which writable branch takes an object' \

@@ -47,13 +47,17 @@ pub(crate) struct UnionFs {
     pub(super) dropping: Arc<Dropping>,
     /// The session fails if the kernel might not check permissions.
     must_check: bool,
+    /// Others may change files without our hearing of it.
+    changes_unheard: bool,
     pub(super) desk: Arc<Desk>,
 }
 
 impl UnionFs {
     pub fn new(union: Arc<Union>, options: &Options) -> Self {
+        let changes_unheard = union.changes_unheard();
         let (policy, choice) = Policy::new(options, &union);
         let passthrough = Passthrough::of(policy.way, &union);
+        union.kernel_keeps_sizes(policy.way.keeps_writes());
         Self {
             desk: Arc::new(Desk::new(&union, passthrough.clone(), choice, options)),
             passthrough,
@@ -65,6 +69,7 @@ impl UnionFs {
             writing: Arc::default(),
             dropping: Arc::default(),
             must_check: false,
+            changes_unheard,
         }
     }
 
@@ -97,7 +102,8 @@ impl Filesystem for UnionFs {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let acls = self.union.has_acls();
         let way = self.policy.way;
-        super::init::negotiate(config, way, self.max_write, self.must_check, acls)
+        let asks = self.changes_unheard;
+        super::init::negotiate(config, way, self.max_write, self.must_check, acls, asks)
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -105,7 +111,9 @@ impl Filesystem for UnionFs {
             // Node id 0 is a "no" that the kernel remembers, where ENOENT is forgotten at once.
             Ok(None) => {
                 let attr = convert::negative_attr();
-                reply.entry_with_ttls(&NEVER, &self.policy.negative, &attr, Generation(0));
+                let keep = self.union.may_keep_absent(parent.0, name.as_bytes());
+                let ttl = self.policy.negative_for(keep);
+                reply.entry_with_ttls(&NEVER, &ttl, &attr, Generation(0));
             }
             Ok(Some(entry)) => reply::entry(reply, Ok(entry), self.policy),
             Err(e) => reply.error(errno(e)),
@@ -316,7 +324,7 @@ impl Filesystem for UnionFs {
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if self.on(Op::Opendir).keeps_numbers() {
+        if self.on(Op::Opendir).keeps_numbers() && !self.changes_unheard {
             // Every piece of a listing can be had without a beginning. The kernel does not ask again,
             // and keeps listings.
             return reply.error(errno(Errno::NOSYS));

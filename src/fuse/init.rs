@@ -12,7 +12,7 @@ pub(super) const MAX_WRITE: u32 = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 
 /// Taken where the kernel offers them.
-const WANTED: [InitFlags; 15] = [
+const WANTED: [InitFlags; 16] = [
     InitFlags::FUSE_ASYNC_READ,
     InitFlags::FUSE_ASYNC_DIO,
     InitFlags::FUSE_MAX_PAGES,
@@ -24,6 +24,8 @@ const WANTED: [InitFlags; 15] = [
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_CACHE_SYMLINKS,
     InitFlags::FUSE_HAS_IOCTL_DIR,
+    // Pages go when a file turns out to have changed.
+    InitFlags::FUSE_AUTO_INVAL_DATA,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     // Both together: a directory's default ACL replaces the umask, so the umask must come to us.
     InitFlags::FUSE_POSIX_ACL,
@@ -35,9 +37,11 @@ const WANTED: [InitFlags; 15] = [
 
 /// Negotiates. With `must_check` the kernel has to check permissions because of what is negotiated,
 /// as nobody knows whether it was asked to when the mount was made. Otherwise ACLs are neither asked
-/// for nor enforced without `acls`.
+/// for nor enforced without `acls`. Pages are kept whatever the times of a file, unless layers are
+/// `changing` unnoticed.
 pub(crate) fn negotiate(
     config: &mut KernelConfig, way: Way, max_write: u32, must_check: bool, acls: bool,
+    changing: bool,
 ) -> io::Result<()> {
     // ACLs imply `default_permissions`, in every kernel that has them.
     if must_check && !config.capabilities().contains(InitFlags::FUSE_POSIX_ACL) {
@@ -45,7 +49,8 @@ pub(crate) fn negotiate(
         return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
     }
     let wanted = |flag: &InitFlags| acls || must_check || *flag != InitFlags::FUSE_POSIX_ACL;
-    let fits = |flag: &InitFlags| wanted(flag) && !way.leaves_out(*flag);
+    let data = |flag: &InitFlags| changing || *flag != InitFlags::FUSE_AUTO_INVAL_DATA;
+    let fits = |flag: &InitFlags| wanted(flag) && data(flag) && !way.leaves_out(*flag);
     for flag in WANTED.into_iter().filter(fits) {
         if config.add_capabilities(flag).is_err() {
             tracing::debug!("the kernel does not offer {flag:?}");

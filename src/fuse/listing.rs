@@ -31,7 +31,10 @@ impl UnionFs {
                 self.add_listed_only(entry, reply)
             }
             Ok(Some(found)) => {
-                let ttl = self.policy.attr_of(&found).min(self.policy.entry);
+                let ttl = self
+                    .policy
+                    .attr_of(&found)
+                    .min(self.policy.entry_of(&found));
                 let attr = self.policy.attributes(&found.attr, found.id);
                 let generation = Generation(found.generation);
                 let full = reply.add(INodeNo(found.id), entry.next, name, &ttl, &attr, generation);

@@ -29,6 +29,7 @@ mod spare;
 mod status;
 mod trace;
 mod turns;
+mod watching;
 
 pub(crate) use flags::kernel_flags;
 pub(crate) use injected::{Effect, Injected, Rule};

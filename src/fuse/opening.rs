@@ -80,7 +80,10 @@ impl UnionFs {
                 return reply.error(errno(e));
             }
         };
-        let mut ttl = self.policy.attr_of(&entry).min(self.policy.entry);
+        let mut ttl = self
+            .policy
+            .attr_of(&entry)
+            .min(self.policy.entry_of(&entry));
         let is_empty = entry.attr.stat.size == 0;
         if opening.maps && opened.backing.is_some() && !is_empty {
             // Its attributes were taken before it was opened. Where it is empty nobody can change it

@@ -40,17 +40,22 @@ pub(crate) struct Policy {
 impl Policy {
     /// What `options` ask for; which way data take is told to the log, and why.
     pub fn new(options: &Options, union: &Union) -> (Self, Choice) {
+        let mut options = options.clone();
+        // With writes that come late, the kernel never looks at our sizes and times.
+        options.write_through |= union.changes_unheard();
+        let options = &options;
         let choice = Choice::new(options, cred::is_real_root(), || match journal::active() {
             // Which files the kernel has the next server would not know.
             Some(_) => Err("the mount is supervised".to_owned()),
             None => probe::passthrough(union),
         });
         choice.tell();
+        let cache = options.cache_times();
         let or_forever = |time: Option<Duration>| time.unwrap_or(FOREVER).min(FOREVER);
         let policy = Self {
-            attr: or_forever(options.cache.attr),
-            entry: or_forever(options.cache.entry),
-            negative: or_forever(options.cache.negative),
+            attr: or_forever(cache.attr),
+            entry: or_forever(cache.entry),
+            negative: or_forever(cache.negative),
             way: choice.way,
             tells_at_close: union.tells_at_close(),
             no_xattrs: options.no_xattrs,
@@ -97,11 +102,28 @@ impl Policy {
         }
     }
 
+    /// How long a name stands for what was found.
+    pub fn entry_of(&self, entry: &Entry) -> Duration {
+        match entry.attr.keep {
+            Keep::Unwatched => self.entry.min(SHORT),
+            _ => self.entry,
+        }
+    }
+
+    /// How long there is no such name, of which others may make one unnoticed or not.
+    pub fn negative_for(&self, may_keep: bool) -> Duration {
+        if may_keep {
+            self.negative
+        } else {
+            self.negative.min(SHORT)
+        }
+    }
+
     /// How long attributes hold.
     pub fn attr_for(&self, attr: &Attr) -> Duration {
         match attr.keep {
             Keep::Long => self.attr,
-            Keep::Short => self.attr.min(SHORT),
+            Keep::Short | Keep::Unwatched => self.attr.min(SHORT),
             Keep::Not => NEVER,
         }
     }

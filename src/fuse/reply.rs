@@ -14,7 +14,8 @@ pub(super) fn entry(reply: ReplyEntry, result: Result<Entry>, policy: Policy) {
         Ok(entry) => {
             let attr = policy.attributes(&entry.attr, entry.id);
             let generation = Generation(entry.generation);
-            reply.entry_with_ttls(&policy.attr_of(&entry), &policy.entry, &attr, generation);
+            let ttl = policy.entry_of(&entry);
+            reply.entry_with_ttls(&policy.attr_of(&entry), &ttl, &attr, generation);
         }
         Err(e) => reply.error(errno(e)),
     }

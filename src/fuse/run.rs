@@ -16,6 +16,7 @@ use super::handover;
 use super::injected::{Injected, Meet, Nothing};
 use super::readers::Readers;
 use super::turns::Turns;
+use super::watching::Hearing;
 
 /// Why mounting or serving failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +57,8 @@ pub(crate) struct Session {
 /// The one for tests is a type of its own, so that the other has nothing of it.
 #[derive(Debug)]
 enum Serving {
-    Plain(fuser::Session<Turns>),
-    Injected(fuser::Session<Turns<Arc<Injected>>>),
+    Plain(fuser::Session<Turns>, Hearing),
+    Injected(fuser::Session<Turns<Arc<Injected>>>, Hearing),
 }
 
 impl Session {
@@ -129,8 +130,8 @@ impl Session {
     pub fn run(self) -> Result<(), FuseError> {
         let mountpoint = self.unmounter.name().to_owned();
         let outcome = match self.serving {
-            Serving::Plain(session) => session.run(),
-            Serving::Injected(session) => session.run(),
+            Serving::Plain(session, _hearing) => session.run(),
+            Serving::Injected(session, _hearing) => session.run(),
         };
         outcome.map_err(|e| FuseError::Serve {
             mountpoint,
@@ -145,15 +146,21 @@ impl Serving {
         union: UnionFs, fd: OwnedFd, options: &Options, injected: Option<Arc<Injected>>,
     ) -> io::Result<Self> {
         Ok(match injected {
-            None => Self::Plain(begin(union, fd, options, Nothing)?),
-            Some(injected) => Self::Injected(begin(union, fd, options, injected)?),
+            None => {
+                let (session, hearing) = begin(union, fd, options, Nothing)?;
+                Self::Plain(session, hearing)
+            }
+            Some(injected) => {
+                let (session, hearing) = begin(union, fd, options, injected)?;
+                Self::Injected(session, hearing)
+            }
         })
     }
 }
 
 fn begin<M: Meet>(
     union: UnionFs, fd: OwnedFd, options: &Options, met: M,
-) -> io::Result<fuser::Session<Turns<M>>> {
+) -> io::Result<(fuser::Session<Turns<M>>, Hearing)> {
     let config = MountFlags::new(options, union.union.is_read_only()).config();
     let acl = config.acl;
     let core = Arc::clone(&union.union);
@@ -169,7 +176,8 @@ fn begin<M: Meet>(
     if let Err(e) = readers.watch(&session) {
         tracing::warn!("all threads read requests at all times: {e}");
     }
-    Ok(session)
+    let hearing = Hearing::start(&core, &session.notifier());
+    Ok((session, hearing))
 }
 
 /// Has the kernel ask again for what it does not know to have changed.

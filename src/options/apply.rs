@@ -11,7 +11,7 @@ use super::grammar::{self, Field};
 use super::ownership;
 use super::table::{self, Status, Takes};
 use super::value::Value;
-use super::{Allow, DataPath, Lower, Options, RenameDir, THREADS, WhiteoutForm};
+use super::{Allow, DataPath, Lower, Options, RenameDir, THREADS, Udba, WhiteoutForm};
 
 /// The options read so far.
 #[derive(Debug, Default)]
@@ -349,6 +349,7 @@ impl Reader {
                 options.always_opaque = value.choose(&choices, "a or w")?;
             }
             b"fsync" | b"sync" => options.volatile = value.choose(&FSYNC, FSYNC_EXPECTED)?,
+            b"udba" => options.udba = value.choose(&UDBA, "none, reval or notify")?,
             b"open" => {
                 options.open = value.choose(&OPEN, "auto, passthrough, none or cached")?;
             }
@@ -407,6 +408,14 @@ const OPEN: [(&str, DataPath); 4] = [
     ("passthrough", DataPath::Passthrough),
     ("none", DataPath::NoOpen),
     ("cached", DataPath::Cached),
+];
+
+/// aufs has two words for the last, by what its kernel watches with.
+const UDBA: [(&str, Udba); 4] = [
+    ("none", Udba::None),
+    ("reval", Udba::Reval),
+    ("notify", Udba::Notify),
+    ("fsnotify", Udba::Notify),
 ];
 
 const FSYNC: [(&str, bool); 5] = [

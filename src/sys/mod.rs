@@ -24,6 +24,7 @@ pub(crate) mod privileges;
 pub(crate) mod shared;
 pub(crate) mod stat;
 pub(crate) mod throwaway;
+pub(crate) mod watch;
 pub(crate) mod xattr;
 
 /// An errno as the kernel returned it.

@@ -45,6 +45,9 @@ impl Union {
             }
         }
         if is_dir {
+            if let Some(dir) = inode.dir.as_ref().filter(|_| self.rechecks(inode)) {
+                dir.subdirs.forget();
+            }
             self.count_subdirs(inode);
             stat.nlink = self.links(inode, &stat);
         }

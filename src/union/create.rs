@@ -244,7 +244,7 @@ impl Union {
 
     /// True when objects made in a directory may inherit ACLs.
     fn gives_acls(&self, parent: &Inode, fd: BorrowedFd<'_>) -> bool {
-        if parent.facts.lacks(DEFAULT_ACL) {
+        if parent.facts.lacks(DEFAULT_ACL) && !self.rechecks(parent) {
             return false;
         }
         let seen = parent.facts.look();

@@ -88,6 +88,16 @@ impl Descriptors {
         self.files.remove(&(inode.serial, layer, Use::Read));
     }
 
+    /// The cached handle of a directory.
+    pub fn known_dir(&self, inode: &Inode, layer: LayerIndex) -> Option<Arc<OwnedFd>> {
+        self.dirs.get(&(inode.serial, layer, Use::Path))
+    }
+
+    /// Closes the handles of all directories, as they may be others by now.
+    pub fn clear_dirs(&self) {
+        self.dirs.clear();
+    }
+
     /// A cached file.
     pub fn file(&self, key: Key) -> Option<Arc<OwnedFd>> {
         self.files.get(&key)
@@ -155,6 +165,9 @@ impl Union {
     /// Precondition: the tree lock is held. The way down does not recurse, so a deep tree is no
     /// danger, and every step stays beneath the layer.
     pub(super) fn dir_fd(&self, inode: &Arc<Inode>, layer: LayerIndex) -> Result<Arc<OwnedFd>> {
+        if self.watching.period_is_over() {
+            self.descriptors.clear_dirs();
+        }
         let mut missing: Vec<(Arc<Inode>, NameBuf)> = Vec::new();
         let mut current = Arc::clone(inode);
         let mut fd = loop {
@@ -178,7 +191,9 @@ impl Union {
                 if let Some(path) = lower.and_then(|lower| lower.path(layer)) {
                     let path = path.to_vec();
                     drop(place);
-                    break self.lower_dir(&path, layer)?;
+                    let fd = self.lower_dir(&path, layer)?;
+                    self.watch_part(&current, layer, fd.as_fd());
+                    break fd;
                 }
                 let alias = place.alias.as_ref().ok_or(Errno::STALE)?;
                 (Arc::clone(&alias.parent), NameBuf::from_slice(&alias.name))
@@ -190,6 +205,7 @@ impl Union {
         while let Some((inode, name)) = missing.pop() {
             let open = || sys::at::open_dir_path(&*fd, &name, same_mount);
             let next = Arc::new(self.with_descriptors(open)?);
+            self.watch_part(&inode, layer, next.as_fd());
             self.descriptors
                 .dirs
                 .insert((inode.serial, layer, Use::Path), Arc::clone(&next));
@@ -211,6 +227,7 @@ impl Union {
 
     /// Keeps a handle that was just opened anyway.
     pub(super) fn keep_dir_fd(&self, inode: &Inode, layer: LayerIndex, fd: OwnedFd) {
+        self.watch_part(inode, layer, fd.as_fd());
         self.descriptors
             .dirs
             .insert((inode.serial, layer, Use::Path), Arc::new(fd));

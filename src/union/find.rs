@@ -169,7 +169,9 @@ impl Union {
         let Some((dir, stat)) = stat_dir(info.layer)? else {
             return Ok(None);
         };
-        if let Some(inode) = self.inodes.find_dir(parent, name.bytes(), &stat) {
+        let known = self.inodes.find_dir(parent, name.bytes(), &stat);
+        // Whether it was made opaque meanwhile nobody says of one that is not watched.
+        if let Some(inode) = known.filter(|inode| !self.is_unwatched(inode)) {
             let stat = self
                 .owners
                 .recorded(info.layer, dir.as_fd(), name.bytes(), stat)?;
@@ -202,6 +204,13 @@ impl Union {
             found.found.ino = Some(info.ino);
         }
         Ok(found)
+    }
+
+    /// The same without what is known of names.
+    pub(super) fn find_by_looking(
+        &self, parent: &Arc<Inode>, name: Name<'_>,
+    ) -> Result<Option<FoundDir>> {
+        self.find_from(parent, name, 0)
     }
 
     /// Finds `name` in the layers of `parent` from layer `from` on, by looking.

@@ -54,7 +54,8 @@ pub(crate) type DirStack = SmallVec<[DirPart; 4]>;
 pub(crate) struct Dir {
     /// Serialises changes of the directory's names with lookups in it (rank 3).
     pub names: RwLock<()>,
-    /// The layers; it changes once, when the directory is copied up (rank 4).
+    /// The layers; it changes when the directory is copied up, and when it is found otherwise with the tree
+    /// lock written (rank 4).
     pub stack: RwLock<DirStack>,
     /// Subdirectories that it shows.
     pub subdirs: Subdirs,
@@ -68,6 +69,10 @@ pub(crate) struct Dir {
     pub looks: AtomicUsize,
     /// After so many it is time to read it.
     pub looks_due: AtomicUsize,
+    /// Others may change it without our hearing of it.
+    pub unwatched: AtomicBool,
+    /// It is not made of the layers that it was last found in.
+    pub suspect: AtomicBool,
 }
 
 impl Dir {
@@ -81,6 +86,8 @@ impl Dir {
             in_turns: AtomicBool::new(false),
             looks: AtomicUsize::new(0),
             looks_due: AtomicUsize::new(FIRST_LOOKS_DUE),
+            unwatched: AtomicBool::new(false),
+            suspect: AtomicBool::new(false),
         }
     }
 

@@ -81,6 +81,15 @@ impl InodeMap {
         true
     }
 
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Inode>> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            all.extend(shard.read().iter().cloned());
+        }
+        all
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().len()).sum()

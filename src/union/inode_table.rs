@@ -86,6 +86,11 @@ impl InodeTable {
         self.further.remove(&id);
     }
 
+    /// All inodes, without new references.
+    pub fn all(&self) -> Vec<Arc<Inode>> {
+        self.by_id.all()
+    }
+
     /// Number of inodes, the root included.
     pub fn len(&self) -> usize {
         self.by_id.len()

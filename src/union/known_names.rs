@@ -105,7 +105,7 @@ impl Keeper {
         share.set(BYTES_PER_DIRECTORY + names.bytes());
         *dir.known.write() = Some(Box::new(Kept {
             names,
-            lasts: lasts && self.names_last,
+            lasts: lasts && self.names_last && !dir.unwatched.load(Ordering::Acquire),
             used: AtomicBool::new(true),
             share,
         }));
@@ -284,6 +284,8 @@ impl Union {
     pub(super) fn know_empty(&self, inode: &Arc<Inode>) {
         if let Some(dir) = &inode.dir
             && dir.stack.read().len() == 1
+            // Others may make names before it is watched, which is with the first look.
+            && !self.watching.is_notify()
         {
             self.known_names.keep(inode, dir, Names::default(), true);
         }

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::layer::name::Name;
 use crate::layer::opaque;
@@ -14,7 +15,7 @@ use super::find::FoundDir;
 use super::inode::{Dir, DirPart, DirStack, Held, Inode};
 use super::inode_table::Found;
 use super::metacopy::shows_holes;
-use super::types::{Attr, Entry};
+use super::types::{Attr, Entry, Keep};
 
 /// How often a name is looked for when each time its file was copied up in between.
 const TRIES: usize = 100;
@@ -60,9 +61,21 @@ impl Union {
         let parent = self.inodes.get(parent)?;
         let dir = dir_of(&parent)?;
         let name = Name::new(name)?;
-        let _tree = self.tree.read();
-        let _names = dir.read_names();
-        self.lookup_locked(&parent, name)
+        let look = || {
+            let _tree = self.tree.read();
+            let _names = dir.read_names();
+            let found = self.lookup_locked(&parent, name)?;
+            self.note_absent(&parent, name.bytes(), found.is_none());
+            Ok(found)
+        };
+        let found = look()?;
+        match &found {
+            Some(entry) if !self.watching.is_sure() && self.doubt(entry.id) => {
+                self.forget(entry.id, 1);
+                look()
+            }
+            _ => Ok(found),
+        }
     }
 
     /// [`Self::lookup`] with the tree lock and the parent's names held.
@@ -122,7 +135,14 @@ impl Union {
         }
         let handle = found.handle.take();
         let layer = found.found.layer;
+        let rechecks = !self.watching.is_sure();
+        let stack = found.found.stack.clone().filter(|_| rechecks);
         let inode = self.inodes.intern(parent, name.bytes(), found.found);
+        if let (Some(stack), Some(dir)) = (stack, &inode.dir)
+            && *dir.stack.read() != stack
+        {
+            dir.suspect.store(true, Ordering::Release);
+        }
         if let Some(handle) = handle {
             self.keep_dir_fd(&inode, layer, handle);
         }
@@ -196,7 +216,11 @@ impl Union {
         self.owners.show(&mut stat);
         Attr {
             ino: self.shown(inode.ino()),
-            keep: self.nodes.keep(inode),
+            keep: match self.nodes.keep(inode) {
+                Keep::Not => Keep::Not,
+                _ if self.is_in_unwatched(inode) => Keep::Unwatched,
+                keep => keep,
+            },
             stat,
         }
     }

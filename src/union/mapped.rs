@@ -72,7 +72,7 @@ impl Union {
         }
         let inode = self.inodes.get(id)?;
         // What the upper has may be cut at any time, and by us.
-        if self.in_upper(&inode) {
+        if self.in_upper(&inode) || self.rechecks(&inode) {
             return Ok(None);
         }
         if let Some(map) = self.maps.get(inode.serial) {

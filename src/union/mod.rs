@@ -44,6 +44,7 @@ mod known_check;
 mod known_names;
 mod link;
 mod listing;
+mod look_again;
 mod lookup;
 mod mapped;
 mod mapped_values;
@@ -73,6 +74,7 @@ mod stale;
 mod take_over;
 mod told;
 pub mod types;
+mod watch;
 mod work;
 mod xattr;
 
@@ -80,7 +82,7 @@ use std::sync::atomic::AtomicU64;
 
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
-use crate::options::RenameDir;
+use crate::options::{RenameDir, Udba};
 pub use crate::sys::{Errno, FileKind, Result, Stat, stat::Time};
 
 use backing::DataMoved;
@@ -90,6 +92,7 @@ pub(crate) use figures::LayerFacts;
 use inode::{DirPart, Inode, NewInode};
 use inode_table::{InodeTable, ROOT_ID};
 use known_names::Keeper;
+pub(crate) use look_again::Notice;
 use mapped::Maps;
 use nodes::Nodes;
 use numbers::Numbers;
@@ -102,6 +105,7 @@ pub(crate) use stale::What;
 pub(crate) use take_over::TakenOver;
 use told::Told;
 pub use types::{Attr, Caller, DirEntry, Entry, Keep, Make, OpenMode, SetAttr, SetTime, StatFs};
+use watch::Watching;
 pub use work::Work;
 
 /// Node id of the union's root directory.
@@ -127,6 +131,7 @@ pub struct Union {
     stale: Stale,
     nodes: Nodes,
     told: Told,
+    watching: Watching,
     data_moved: DataMoved,
     owners: Owners,
     plinks: Plinks,
@@ -169,6 +174,9 @@ pub(crate) struct Settings {
     pub ino32: bool,
     /// Names change in no other way than through the union, so what they stand for may be kept.
     pub names_last: bool,
+    /// What is done about changes that others make in the layers, and how long things are trusted with
+    /// [`Udba::Reval`].
+    pub udba: (Udba, std::time::Duration),
 }
 
 impl Union {
@@ -211,6 +219,7 @@ impl Union {
             stale: Stale::default(),
             nodes: Nodes::default(),
             told: Told::new(),
+            watching: Watching::new(settings.udba.0, settings.udba.1),
             data_moved: DataMoved::default(),
             owners: settings.owners,
             elsewhere: settings.elsewhere,
@@ -219,6 +228,7 @@ impl Union {
             ino32: settings.ino32,
             counted: figures::Counted::default(),
         };
+        union.watch_root();
         union.load_plinks()?;
         Ok(union)
     }
@@ -257,6 +267,7 @@ impl Union {
             if inode.dir.is_none() && (inode.layer() > 0 || !self.layers.has_upper) {
                 self.maps.drop(inode.serial);
             }
+            self.unwatch(&inode);
             self.descriptors.forget(&inode);
             self.forget_node(&inode);
             self.forget_told(&inode);

@@ -31,6 +31,11 @@ impl Subdirs {
         Some(self.0.load(Ordering::Acquire)).filter(|&n| n != UNKNOWN)
     }
 
+    /// Has them counted again.
+    pub fn forget(&self) {
+        self.0.store(UNKNOWN, Ordering::Release);
+    }
+
     fn set(&self, count: u32) {
         self.0.store(count, Ordering::Release);
     }

@@ -31,6 +31,7 @@ impl Union {
         if from == 0 {
             dir.forget_short_lived();
         }
+        self.note_listed(&inode);
         if from < DOT_DOT && !self.give_dots(&inode, from, &mut each) {
             return Ok(());
         }

@@ -24,6 +24,8 @@ pub enum Keep {
     /// They may change through a mapping of the file that outlives the open file, which nobody
     /// could tell of.
     Short,
+    /// They, and the names of the object, may be changed by others without our hearing of it.
+    Unwatched,
     /// They change without anybody being told.
     Not,
 }

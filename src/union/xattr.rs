@@ -18,7 +18,7 @@ impl Union {
     pub fn getxattr(&self, id: u64, attr: &[u8]) -> Result<Vec<u8>> {
         self.check_readable(attr)?;
         let inode = self.inodes.get(id)?;
-        if inode.facts.lacks(attr) {
+        if inode.facts.lacks(attr) && !self.rechecks(&inode) {
             return Err(Errno::NODATA);
         }
         let seen = inode.facts.look();

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use proptest::prelude::*;
 use unionfs::options::ownership::Records;
-use unionfs::options::{DataPath, RenameDir, WhiteoutForm};
+use unionfs::options::{DataPath, RenameDir, Udba, WhiteoutForm};
 
 use crate::draw::*;
 
@@ -18,6 +18,13 @@ fn label() -> impl Strategy<Value = (OsString, String)> {
 fn shown(name: &str, label: &str) -> OsString {
     format!("{name}=\"{label}\"").into()
 }
+
+const UDBAS: [(&str, Udba); 4] = [
+    ("none", Udba::None),
+    ("reval", Udba::Reval),
+    ("notify", Udba::Notify),
+    ("fsnotify", Udba::Notify),
+];
 
 /// Options with one of a few words.
 pub(crate) fn choices(name: &'static str) -> Option<Case> {
@@ -62,6 +69,7 @@ pub(crate) fn choices(name: &'static str) -> Option<Case> {
     ];
     let case = match name {
         "open" => setting(name, words(&opens), |o, mode| o.open = mode),
+        "udba" => setting(name, words(&UDBAS), |o, udba| o.udba = udba),
         "writeback" => setting(name, words(&[("0", true), ("1", false)]), |o, through| {
             o.write_through = through;
         }),

@@ -407,6 +407,12 @@ impl Mount {
         }
     }
 
+    /// The lowers are what they are now: the test has changed them.
+    pub fn lowers_were_changed(&mut self) {
+        let now = self.layers.lowers.iter();
+        self.before = now.map(|lower| snapshot::take(lower)).collect();
+    }
+
     pub fn remount(&mut self) {
         self.unmount();
         self.start();

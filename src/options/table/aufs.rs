@@ -58,12 +58,13 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["udba"],
-        takes: Value("none|reval|notify"),
+        takes: Value("none|reval|notify|fsnotify"),
         peers: &[Aufs],
-        status: Accepted,
-        text: "Layers are not watched: changes behind the union's back are undefined, as in \
-               overlayfs. `timeout=0` makes the kernel ask again.",
-        example: "lowerdir=/l1,udba=none",
+        status: Supported,
+        text: "Changes that others make in the layers. `none` (default): undefined, as in overlayfs. \
+               `reval`: seen after a second, or after `timeout=` and its like. `notify`: layers are \
+               watched, changes are seen at once.",
+        example: "lowerdir=/l1,udba=notify",
     },
     Row {
         names: &["dirwh"],
