@@ -61,7 +61,7 @@ cargo_tests "crash matrix" --features faults --test core faults::
 for way in none cached; do
     export UNIONFS_TEST_OPEN=$way
     cargo_tests "mounted, open=$way" --test mounted -- \
-        --skip ways_ --skip budgets:: --skip mapped:: --skip stale:: --skip ops_options::
+        --skip ways_ --skip udba --skip budgets:: --skip mapped:: --skip stale:: --skip ops_options::
     cargo_tests "random, open=$way" --test core mounted
 done
 unset UNIONFS_TEST_OPEN
