@@ -34,6 +34,8 @@
 //! - [`Fault`] has operations fail or take long: a full disk, a slow one.
 //! - [`Error`] says in one line what is wrong, and what to do next.
 //!
+//! `examples/tidy-up` in the repository is a small program that is tested so.
+//!
 //! # What it takes
 //!
 //! Linux with FUSE (`/dev/fuse`), and one of

@@ -68,7 +68,7 @@ fn shipped() -> Vec<PathBuf> {
 
 /// All sources.
 fn sources() -> Vec<PathBuf> {
-    let others = ["tests", "docs/generate", "fuzz"]
+    let others = ["tests", "docs/generate", "examples", "fuzz"]
         .into_iter()
         .flat_map(rust_files);
     shipped().into_iter().chain(others).collect()

@@ -88,9 +88,9 @@ impl Injected {
         }
     }
 
-    /// From now on nothing is delayed, nor is what is being delayed.
-    pub fn end_delays(&self) {
-        *self.is_ending.lock() = true;
+    /// With `false` nothing is delayed from now on, nor what is being delayed.
+    pub fn delays(&self, on: bool) {
+        *self.is_ending.lock() = !on;
         self.end.notify_all();
     }
 
@@ -159,7 +159,7 @@ mod tests {
             let injected = Arc::clone(&injected);
             move || injected.meet(Op::Read)
         });
-        injected.end_delays();
+        injected.delays(false);
         assert_eq!(delayed.join().unwrap(), None);
         assert_eq!(injected.meet(Op::Read), None);
     }

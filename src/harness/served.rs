@@ -80,12 +80,14 @@ impl Served {
     /// What [`Seat::unmount`] gives: then it goes on.
     pub fn end(&mut self, path: &Path) -> Result<(), Error> {
         let seat = self.seat(path);
+        // The end waits for requests under way.
+        self.delays(false);
         // What was written is in the upper then, even if the mount lives on in another namespace.
         let synced = match seat.is_mounted() {
             true => seat.sync(),
             false => Ok(()),
         };
-        seat.unmount()?;
+        seat.unmount().inspect_err(|_| self.delays(true))?;
         self.finish(seat)?;
         synced
     }
@@ -95,6 +97,7 @@ impl Served {
         let Err(mut error) = self.end(path) else {
             return;
         };
+        self.delays(false);
         let seat = self.seat(path);
         if seat.is_mounted() {
             match seat.detach().and_then(|()| self.finish(seat)) {
@@ -109,13 +112,6 @@ impl Served {
     /// Waits for the server of a mount that is gone. Those who still have files open there are waited
     /// for, but not for ever.
     fn finish(&mut self, seat: Seat<'_>) -> Result<(), Error> {
-        if let Server::Threads {
-            injected: Some(injected),
-            ..
-        } = &self.server
-        {
-            injected.end_delays();
-        }
         if self.has_ended(END) {
             return Ok(());
         }
@@ -130,6 +126,16 @@ impl Served {
                 format_args!("{}: files on it are still open", seat.path.display()),
                 "close them before the union is dropped; it is served until then",
             )),
+        }
+    }
+
+    fn delays(&self, on: bool) {
+        if let Server::Threads {
+            injected: Some(injected),
+            ..
+        } = &self.server
+        {
+            injected.delays(on);
         }
     }
 

@@ -144,3 +144,33 @@ fn a_delay_ends_with_the_mount() {
         let _ = reader.join().unwrap();
     }
 }
+
+/// What is on its way is written at the end, however slow that was to be.
+#[test]
+fn a_delay_does_not_hold_up_the_end() {
+    let place = Place::new();
+    let slow = Fault::delay(Operation::Write, Duration::from_secs(3600));
+    let union = with(&place, [slow]);
+    let late = union.join("late");
+    let writer = std::thread::spawn(move || fs::write(late, "late"));
+    while !place.path("upper/late").exists() {
+        std::thread::yield_now();
+    }
+    drop(union);
+    writer.join().unwrap().unwrap();
+    assert_eq!(text(place.path("upper/late")), "late");
+}
+
+/// A test that only finds the union busy goes on with its delays.
+#[test]
+fn delays_go_on_after_a_reset_that_was_refused() {
+    const TIME: Duration = Duration::from_millis(100);
+    let place = Place::new();
+    let mut union = with(&place, [Fault::delay(Operation::CreateDirectory, TIME)]);
+    let file = File::open(union.join("f")).unwrap();
+    assert!(union.reset().unwrap_err().is_busy());
+    let start = Instant::now();
+    fs::create_dir(union.join("new")).unwrap();
+    assert!(start.elapsed() >= TIME);
+    drop(file);
+}
