@@ -271,6 +271,11 @@ pub(crate) fn open_union_within(
     }
     let owners = Owners::open(&layers, &options.ownership).map_err(Reason::Records)?;
     let cache = options.cache_times();
+    if options.volatile && options.upper.is_some() {
+        tracing::warn!(
+            "volatile: nothing is flushed, fsync does nothing; a crash of the machine may lose all since the mount"
+        );
+    }
     let settings = Settings {
         owners,
         descriptors,

@@ -46,7 +46,10 @@ pub(super) fn read(union: &Union, id: u64, offset: u64, size: usize, reply: Repl
 impl UnionFs {
     /// Writes here if that is quick, else aside.
     pub(super) fn write_data(&self, write: Write, data: &[u8], reply: ReplyWrite) {
-        let mut takes = self.union.work_to_change(write.id, true);
+        let mut takes = match write.sync {
+            Some(_) => Work::Long,
+            None => self.union.work_to_change(write.id, true),
+        };
         if takes == Work::Quick {
             let written = {
                 let _begun = (!write.opened).then(|| self.writing.begin(write.id));
@@ -142,6 +145,16 @@ pub(super) struct Write {
     pub appends: bool,
     /// It may have been done before, by a process that ended before it could say so.
     pub resent: bool,
+    /// It is not done before it is on disk.
+    pub sync: Option<Sync>,
+}
+
+/// What O_SYNC or O_DSYNC asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sync {
+    /// The number of the open.
+    pub open: u64,
+    pub data_only: bool,
 }
 
 impl Write {
@@ -154,6 +167,9 @@ impl Write {
                 0 => return Err(Errno::IO),
                 more => done += more,
             }
+        }
+        if let Some(Sync { open, data_only }) = self.sync {
+            union.fsync(self.id, open, data_only)?;
         }
         Ok(done)
     }

@@ -264,7 +264,7 @@ impl Filesystem for UnionFs {
     }
 
     fn write(
-        &self, req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, data: &[u8],
+        &self, req: &Request, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8],
         write_flags: WriteFlags, flags: OpenFlags, _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -278,6 +278,7 @@ impl Filesystem for UnionFs {
             appends: flags.0 & libc::O_APPEND != 0 && !whole,
             opened: self.policy.way.has_opens(),
             resent: is_resent(req),
+            sync: self.policy.way.sync_of(flags.0, number_of(fh)),
         };
         self.count(Op::Write);
         self.write_data(write, data, reply);

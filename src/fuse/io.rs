@@ -10,6 +10,8 @@ use fuser::{FopenFlags, InitFlags};
 
 use crate::options::{DataPath, Options};
 
+use super::data::Sync;
+
 /// The way of data; see the module text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -109,6 +111,17 @@ impl Way {
     /// True when the kernel keeps what is written for a while, and with it size and times of files.
     pub fn keeps_writes(self) -> bool {
         self == Self::NoOpen { writeback: true }
+    }
+
+    /// What is to be flushed with a write to the open number `open` of a file, by its flags. Wherever the
+    /// kernel has pages of the file, or its own descriptor, it follows such a write by an FSYNC itself.
+    pub fn sync_of(self, flags: i32, open: u64) -> Option<Sync> {
+        let is_ours = self == Self::Cached { direct: true } && flags & libc::O_DSYNC != 0;
+        // O_SYNC is O_DSYNC and one bit more.
+        is_ours.then_some(Sync {
+            open,
+            data_only: flags & libc::O_SYNC != libc::O_SYNC,
+        })
     }
 
     /// True for what is to be negotiated only in some ways of data and is not in this one.

@@ -24,21 +24,29 @@ impl UnionFs {
 
     pub(super) fn open_file(&self, req: &Request, id: u64, flags: i32, reply: ReplyOpen) {
         let (opening, who) = (Opening::new(id, flags), caller(req));
-        let takes = if opening.mode.write || opening.mode.truncate {
-            self.union.work_to_change(opening.id, true)
-        } else {
-            Work::Quick
-        };
         let passthrough = self.passthrough.clone();
+        let syncs = passthrough.is_some() && opening.mode.write && flags & libc::O_DSYNC != 0;
+        let takes = match opening.mode.write || opening.mode.truncate {
+            true if syncs => Work::Long,
+            true => self.union.work_to_change(opening.id, true),
+            false => Work::Quick,
+        };
         let flags = self.policy.open_flags(opening.mode.write);
         self.as_long_as(takes, move |union| {
-            let opened = match passthrough {
+            let opened = match &passthrough {
                 Some(table) => table.open(union, opening, who, |file| reply.open_backing(file)),
                 None => union
                     .open(opening.id, opening.mode, who)
                     .map(|()| through_us(union, flags)),
             };
-            match opened {
+            let settled = match (&opened, &passthrough) {
+                (Ok(opened), Some(table)) if syncs => {
+                    let settled = union.flush_once(id, number_of(opened.handle));
+                    settled.inspect_err(|_| table.release(union, id, opened.handle))
+                }
+                _ => Ok(()),
+            };
+            match settled.and(opened) {
                 Ok(Opened {
                     handle,
                     flags,

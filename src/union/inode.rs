@@ -14,6 +14,7 @@ use super::journal::{self, Cell};
 use super::known_names::Kept;
 use super::metacopy::DataPlace;
 use super::nlink::Subdirs;
+use super::settled::Settled;
 
 pub(crate) use super::place::{Alias, Held, LowerPlace, Permits, Place};
 
@@ -117,8 +118,8 @@ pub(crate) struct Inode {
     layer: AtomicU16,
     pub kind: FileKind,
     unlinked: AtomicBool,
-    /// The data are elsewhere: [`Place::data`].
-    borrowed: AtomicBool,
+    /// Whether the data are elsewhere ([`Place::data`]), and a flush has brought to disk what leads to them.
+    pub settled: Settled,
     plinked: AtomicBool,
     pub facts: Facts,
     /// Found again by (parent, name) instead of by its number.
@@ -162,7 +163,7 @@ impl Inode {
             layer: AtomicU16::new(new.layer),
             kind: new.kind,
             unlinked: AtomicBool::new(false),
-            borrowed: AtomicBool::new(false),
+            settled: Settled::default(),
             plinked: AtomicBool::new(new.plinked),
             facts: Facts::default(),
             by_name: new.by_name,
@@ -231,7 +232,7 @@ impl Inode {
 
     /// True when the data are those of another file.
     pub fn is_borrowed(&self) -> bool {
-        self.borrowed.load(Ordering::Acquire)
+        self.settled.is_borrowed()
     }
 
     /// True when the data are known to be its own.
@@ -249,7 +250,7 @@ impl Inode {
         let mut place = self.place.write();
         place.set_data(Some(data));
         self.facts.set_whole(false);
-        self.borrowed.store(true, Ordering::Release);
+        self.settled.borrow();
     }
 
     /// The same, as somebody found it who held no lock against the data being brought: nothing is
@@ -258,14 +259,14 @@ impl Inode {
         let mut place = self.place.write();
         if !self.facts.is_whole() {
             place.set_data(Some(data));
-            self.borrowed.store(true, Ordering::Release);
+            self.settled.borrow();
         }
     }
 
     /// Says that the object has its data itself; returns where they were.
     pub fn own_data(&self) -> Option<DataPlace> {
         let mut place = self.place.write();
-        self.borrowed.store(false, Ordering::Release);
+        self.settled.own();
         self.facts.set_whole(true);
         place.set_data(None)
     }

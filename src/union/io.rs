@@ -170,13 +170,32 @@ impl Union {
             };
             return Ok(sys::file::sync(&dir, data_only));
         }
-        if inode.is_borrowed() {
+        let unsettled = inode.settled.begin();
+        let data_only = data_only && unsettled.is_none();
+        let result = if inode.is_borrowed() {
             let own = self.with_real(inode, |real| self.open_real(real, 0, false))?;
-            return Ok(sys::file::sync(&own, data_only));
+            sys::file::sync(&own, data_only)
+        } else {
+            // Any descriptor will do, and the file may be one that cannot be opened for writing.
+            let file = self.file(inode, false)?;
+            sys::file::sync(&*file, data_only)
+        };
+        if let (Some(begun), Ok(())) = (unsettled, result) {
+            inode.settled.end(begun);
         }
-        // Any descriptor will do, and the file may be one that cannot be opened for writing.
-        let file = self.file(inode, false)?;
-        Ok(sys::file::sync(&*file, data_only))
+        Ok(result)
+    }
+
+    /// Has all that leads to a file's data on disk: who writes past us with O_DSYNC flushes only these.
+    ///
+    /// # Errors
+    /// What fsync(2) gives.
+    pub fn flush_once(&self, id: u64, open: u64) -> Result<()> {
+        let inode = self.inodes.get(id)?;
+        match inode.settled.begin() {
+            Some(_) => self.fsync(id, open, false),
+            None => Ok(()),
+        }
     }
 
     /// fallocate(2).

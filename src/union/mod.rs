@@ -69,6 +69,7 @@ mod rename;
 mod rename_disk;
 mod rename_names;
 mod settle;
+mod settled;
 mod stage;
 mod stale;
 mod take_over;

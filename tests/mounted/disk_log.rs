@@ -237,6 +237,9 @@ impl Cuts {
         }
         self.done = self.done.max(flushed);
         let image = self.scratch.path().join("image");
+        // A file of its own each time: the filesystem of the last cut lives on, and writes when it ends, as
+        // long as somebody's copy of the mount namespace has it.
+        let _ = fs::remove_file(&image);
         copy_sparse(&self.base, &image);
         let disk = open(&image);
         for event in &self.log[self.done..moment] {

@@ -7,6 +7,8 @@
     reason = "a test fails by panicking, in its helpers too"
 )]
 
+mod acknowledged;
+mod acknowledged_cut;
 mod bad_disk;
 mod bare;
 mod behind;
@@ -16,6 +18,7 @@ mod calls;
 mod crash;
 mod ctl;
 mod disk_log;
+mod found;
 mod hostile_callers;
 mod hostile_layers;
 mod hostile_races;
@@ -23,6 +26,7 @@ mod hostile_sizes;
 mod idmap;
 mod kept;
 mod mapped;
+mod memory;
 mod metacopy;
 mod rename_dir;
 mod snapshot;

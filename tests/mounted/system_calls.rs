@@ -7,8 +7,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 use crate::trace::{
-    CREATE, GETATTR, GETXATTR, LOOKUP, MKDIR, OPEN, READ, RENAME, RMDIR, SETATTR, Trace, UNLINK,
-    WRITE,
+    CREATE, FSYNC, GETATTR, GETXATTR, LOOKUP, MKDIR, OPEN, READ, RENAME, RMDIR, SETATTR, Trace,
+    UNLINK, WRITE,
 };
 
 /// Files of the lower directory; the first ones are looked up until it is worth reading it whole.
@@ -118,5 +118,50 @@ fn requests_cost_what_they_must_however_many_layers_there_are() {
         expect("rmdir", RMDIR, 1, &["newfstatat", "openat2", "unlinkat"]);
         expect("unlink", UNLINK, 1, &["newfstatat", "openat2", "unlinkat"]);
         expect("unlink lower again", UNLINK, 2, &["newfstatat", "linkat"]);
+    }
+}
+
+/// A filesystem flushes no name, and no record, for fdatasync of a file; a user whose file was there
+/// before it was copied up, or had its data, has not asked for these.
+#[test]
+fn the_first_flush_of_a_copy_is_a_whole_one() {
+    let large = format!("large={}", "x".repeat(100_000));
+    let m = Stack::new()
+        .lower(["f=data", &large])
+        .mount_with("threads=1,open=cached,metacopy=on");
+    m.chmod("large", 0o600).unwrap();
+    let trace = Trace::start(&m);
+    let open = |name: &str| {
+        let mut options = fs::File::options();
+        options.read(true).write(true).open(m.p(name)).unwrap()
+    };
+    let file = open("f");
+    for part in ["first", "second"] {
+        file.write_all_at(b"D", 0).unwrap();
+        trace.begin(part);
+        file.sync_data().unwrap();
+    }
+    trace.begin("else");
+    let large = fs::File::open(m.p("large")).unwrap();
+    large.sync_all().unwrap();
+    open("large").write_all_at(b"D", 0).unwrap();
+    trace.begin("data came");
+    large.sync_data().unwrap();
+    trace.begin("again");
+    large.sync_data().unwrap();
+    let parts = trace.end();
+    for (part, wanted) in [
+        ("first", "fsync"),
+        ("second", "fdatasync"),
+        ("data came", "fsync"),
+        ("again", "fdatasync"),
+    ] {
+        let flushes = parts[part].iter().filter(|(code, _)| *code == FSYNC);
+        let calls: Vec<_> = flushes.flat_map(|(_, calls)| calls).collect();
+        let made = calls.iter().any(|call| *call == wanted);
+        let other = ["fsync", "fdatasync"]
+            .iter()
+            .any(|call| *call != wanted && calls.iter().any(|c| c == call));
+        assert!(made && !other, "{part}: {calls:?}");
     }
 }

@@ -21,6 +21,7 @@ pub const RENAME: u32 = 12;
 pub const OPEN: u32 = 14;
 pub const READ: u32 = 15;
 pub const WRITE: u32 = 16;
+pub const FSYNC: u32 = 20;
 pub const GETXATTR: u32 = 22;
 pub const CREATE: u32 = 35;
 
