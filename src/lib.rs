@@ -91,6 +91,9 @@ pub mod daemon;
 #[cfg_attr(not(unionfs_internals), doc(hidden))]
 pub mod demo;
 mod fuse;
+#[cfg(feature = "fuzzing")]
+#[cfg_attr(not(unionfs_internals), doc(hidden))]
+pub mod fuzzing;
 mod harness;
 mod layer;
 #[cfg_attr(not(unionfs_internals), doc(hidden))]

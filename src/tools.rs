@@ -14,11 +14,11 @@ mod diff;
 mod marks;
 mod mend;
 mod oci;
-mod pax;
+pub(crate) mod pax;
 mod place;
 mod progress;
 mod tar_layer;
-mod tar_reader;
+pub(crate) mod tar_reader;
 mod upper;
 
 use std::io;

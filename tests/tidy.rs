@@ -21,6 +21,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("mount", &["fuse", "union", "layer", "sys", "options"]),
     ("cli", &["options"]),
     ("daemon", &["mount", "options", "sys"]),
+    ("fuzzing", &["layer", "tools"]),
     (
         "tools",
         &["mount", "union", "layer", "cli", "options", "sys"],

@@ -44,7 +44,7 @@ pub(super) fn get_first(
     Ok(None)
 }
 
-fn parse(value: &[u8], real: u64) -> Option<u64> {
+pub(crate) fn parse(value: &[u8], real: u64) -> Option<u64> {
     let (ino, own) = value.split_first_chunk::<8>()?;
     let own = u64::from_le_bytes(own.try_into().ok()?);
     let ino = u64::from_le_bytes(*ino);

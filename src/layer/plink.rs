@@ -72,7 +72,7 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         let Self {
             upper,
             gone,
@@ -84,7 +84,7 @@ impl Record {
     }
 
     /// Reads a record; returns what follows it.
-    fn parse(text: &[u8]) -> Option<(Self, &[u8])> {
+    pub fn parse(text: &[u8]) -> Option<(Self, &[u8])> {
         let mut fields = text.splitn(7, |&b| b == b' ');
         let mut next = || std::str::from_utf8(fields.next()?).ok();
         if next()? != VERSION {
@@ -120,7 +120,7 @@ pub(crate) fn entry_name(number: u64, upper: u64) -> NameBuf {
 }
 
 /// The numbers in an entry's name, which are written in one way only.
-fn parse_name(name: &[u8]) -> Option<(u64, u64)> {
+pub(crate) fn parse_name(name: &[u8]) -> Option<(u64, u64)> {
     let (number, upper) = std::str::from_utf8(name).ok()?.split_once('.')?;
     let numbers = (number.parse().ok()?, upper.parse().ok()?);
     (*entry_name(numbers.0, numbers.1) == *name).then_some(numbers)

@@ -2,10 +2,10 @@
 //! which capabilities may have.
 
 /// Before the name of an extended attribute.
-pub(super) const XATTR: &str = "SCHILY.xattr.";
+pub(crate) const XATTR: &str = "SCHILY.xattr.";
 
 /// The records of a header: `LENGTH KEY=VALUE\n` each; `None` when it is malformed.
-pub(super) fn parse(mut data: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+pub(crate) fn parse(mut data: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
     let mut records = Vec::new();
     // Some writers fill up with zeros.
     while data.first().is_some_and(|&b| b != 0) {
@@ -20,7 +20,7 @@ pub(super) fn parse(mut data: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
 }
 
 /// A time of a record: seconds, which may be negative or broken.
-pub(super) fn parse_time(text: &[u8]) -> Option<(i64, u32)> {
+pub(crate) fn parse_time(text: &[u8]) -> Option<(i64, u32)> {
     let text = std::str::from_utf8(text).ok()?;
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let seconds: i64 = whole.parse().ok()?;
@@ -40,7 +40,7 @@ pub(super) fn parse_time(text: &[u8]) -> Option<(i64, u32)> {
 }
 
 /// The same time as a text.
-pub(super) fn time(seconds: i64, nanoseconds: u32) -> String {
+pub(crate) fn time(seconds: i64, nanoseconds: u32) -> String {
     match (seconds, nanoseconds) {
         (_, 0) => seconds.to_string(),
         (0.., _) => format!("{seconds}.{nanoseconds:09}"),

@@ -16,7 +16,7 @@ const MAX_HEADER: u64 = 16 << 20;
 const SUM: std::ops::Range<usize> = 148..156;
 
 /// One object of the archive.
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub kind: EntryType,
     /// As written, perhaps with slashes at either end.
     pub path: Vec<u8>,
@@ -37,7 +37,7 @@ pub(super) struct Entry {
 }
 
 /// An archive.
-pub(super) struct Reader<R> {
+pub(crate) struct Reader<R> {
     input: R,
     /// Data and padding of the last entry that were not read.
     left: u64,
@@ -99,7 +99,7 @@ impl<R: Read> Reader<R> {
             if size > MAX_HEADER {
                 return Err(bad("a header of the archive is too large"));
             }
-            self.will_follow(size);
+            self.will_follow(size)?;
             let mut data = vec![0; usize::try_from(size).unwrap_or(0)];
             self.input.read_exact(&mut data)?;
             self.left = 0;
@@ -132,9 +132,13 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    fn will_follow(&mut self, size: u64) {
+    fn will_follow(&mut self, size: u64) -> io::Result<()> {
+        if i64::try_from(size).is_err() {
+            return Err(bad("larger than a file can be"));
+        }
         self.left = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        Ok(())
     }
 
     fn skip(&mut self) -> io::Result<()> {
@@ -221,7 +225,7 @@ impl<R: Read> Reader<R> {
             // Of links some writers tell the size of the file.
             let has_data = matches!(entry.kind, EntryType::Regular | EntryType::Continuous);
             let follows = has_data || !known_without_data(entry.kind);
-            self.will_follow(if follows { size } else { 0 });
+            self.will_follow(if follows { size } else { 0 })?;
             if has_data {
                 entry.parts = vec![(0, size)];
             }
@@ -239,8 +243,7 @@ impl<R: Read> Reader<R> {
             more = block.is_extended();
         }
         check_parts(&entry.parts, entry.size, size)?;
-        self.will_follow(size);
-        Ok(())
+        self.will_follow(size)
     }
 
     /// The same where the map of the data stands before them, after PAX records.
@@ -254,7 +257,7 @@ impl<R: Read> Reader<R> {
             .name
             .unwrap_or_else(|| std::mem::take(&mut entry.path));
         entry.size = size;
-        self.will_follow(stored);
+        self.will_follow(stored)?;
         let mut numbers = Vec::new();
         let mut text = Vec::new();
         let mut wanted = 1;
@@ -359,4 +362,28 @@ fn check_compression(block: &[u8]) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by fuzzing: the next entry was looked for at a place before this one.
+    #[test]
+    fn an_entry_that_would_be_larger_than_a_file_can_be() {
+        for size in [u64::MAX, u64::MAX - 511, 1 << 63] {
+            let mut header = Header::new_ustar();
+            header.set_path("f").unwrap();
+            header.set_entry_type(EntryType::Regular);
+            header.set_size(0);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header.set_size(size);
+            header.set_cksum();
+            let data = [header.as_bytes().as_slice(), &[0; 4 * BLOCK]].concat();
+            assert!(Reader::new(data.as_slice()).next().is_err(), "{size}");
+        }
+    }
 }

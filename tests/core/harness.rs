@@ -278,7 +278,7 @@ pub fn allowed_difference(what: &Do, result: &Result) -> Option<&'static str> {
 }
 
 /// The oracle's version of an operation.
-fn for_oracle(what: &Do) -> Do {
+pub fn for_oracle(what: &Do) -> Do {
     match what {
         // The whiteout that RENAME_WHITEOUT leaves shows as nothing in a union.
         Do::Rename { from, to, flags } if flags & 4 != 0 && flags & !5 == 0 => Do::Rename {
@@ -341,7 +341,7 @@ pub fn compare(
     log
 }
 
-fn kind(file: &std::fs::File) -> FileType {
+pub fn kind(file: &std::fs::File) -> FileType {
     if file.metadata().unwrap().is_dir() {
         FileType::Directory
     } else {
