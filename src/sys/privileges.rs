@@ -1,6 +1,8 @@
 //! What a process that serves a mount gives up once the mount is made: capabilities that serving does not
 //! take, and the gain of others by running programs. docs/SECURITY.md says for what each one stays.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::{Errno, Result, cred};
@@ -24,11 +26,15 @@ const NEEDED: CapabilitySet = CapabilitySet::CHOWN
 /// More than there are.
 const CAPABILITIES: u32 = 64;
 
+/// This process is there to serve a mount and does nothing else.
+static SERVES_ONLY: AtomicBool = AtomicBool::new(false);
+
 /// Gives up what serving does not take, for this thread and those that it makes from now on.
 ///
 /// # Errors
 /// What the calls give; what was given up until then stays so.
 pub(crate) fn give_up() -> Result<()> {
+    SERVES_ONLY.store(true, Ordering::Release);
     // Threads inherit what this takes a capability for that is given up.
     cred::can_switch();
     let sets = rustix::thread::capabilities(None)?;
@@ -54,8 +60,11 @@ pub(crate) fn give_up() -> Result<()> {
 }
 
 /// From now on no program that this thread, or one that it makes, executes has more rights than this
-/// process has. So it must not need fusermount3 any more.
+/// process has. So it must not need fusermount3 any more. Nothing in a process that does not serve only.
 pub(crate) fn gain_no_more() {
+    if !SERVES_ONLY.load(Ordering::Acquire) {
+        return;
+    }
     // The call cannot fail with these arguments.
     if let Err(errno) = rustix::thread::set_no_new_privs(true) {
         tracing::warn!("no_new_privs: {errno}");
