@@ -4,6 +4,7 @@
 //! but that of tar.
 
 mod apply;
+mod apply_object;
 mod changes;
 mod check;
 mod check_walk;
@@ -11,6 +12,7 @@ mod commit;
 mod convert;
 mod convert_add;
 mod diff;
+mod in_use;
 mod marks;
 mod mend;
 mod oci;
@@ -64,6 +66,19 @@ fn shown(path: &[u8]) -> String {
         [] => ".".to_owned(),
         path => String::from_utf8_lossy(path).into_owned(),
     }
+}
+
+/// A path for a list, in which each line is one: the root as a dot, control characters as octal
+/// numbers after a backslash, as are backslashes.
+fn printed(path: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(path.len());
+    for &byte in if path.is_empty() { b"." } else { path } {
+        match byte {
+            b'\\' | 0..=0x1f | 0x7f => text.extend(format!("\\{byte:03o}").bytes()),
+            _ => text.push(byte),
+        }
+    }
+    text
 }
 
 /// A name below a path.

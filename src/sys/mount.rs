@@ -178,6 +178,24 @@ pub(crate) fn inner_path(mountinfo: &[u8], fd: impl AsFd) -> Option<PathBuf> {
     Some(root.join(path.strip_prefix(mountpoint).ok()?))
 }
 
+/// The type of the filesystem that `fd` was opened through, and of FUSE the user who mounted it, by the
+/// mount table `mountinfo` (the text of /proc/self/mountinfo).
+pub(crate) fn kind_of(mountinfo: &[u8], fd: impl AsFd) -> Option<(Vec<u8>, Option<u32>)> {
+    let id = id(fd)?.to_string();
+    let line = mountinfo
+        .split(|&b| b == b'\n')
+        .find(|line| line.split(|&b| b == b' ').next() == Some(id.as_bytes()))?;
+    let mut fields = line
+        .split(|&b| b == b' ')
+        .skip_while(|field| *field != b"-");
+    let kind = fields.nth(1)?.to_vec();
+    let options = fields.nth(1).unwrap_or_default();
+    let mut options = options.split(|&b| b == b',');
+    let user = options.find_map(|option| option.strip_prefix(b"user_id="));
+    let user = user.and_then(|user| std::str::from_utf8(user).ok()?.parse().ok());
+    Some((kind, user))
+}
+
 /// Undoes the octal escapes of /proc/self/mountinfo and /etc/fstab.
 pub(crate) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());

@@ -3,22 +3,23 @@
 //! Each path is walked name by name from the directory's descriptor, without following symlinks, so
 //! nothing an archive says leads out of it.
 
-use std::collections::{BTreeMap, HashSet, btree_map};
+use std::collections::{BTreeMap, HashMap, HashSet, btree_map};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
-use rustix::fs::OFlags;
 use tar::EntryType;
 
 use crate::cli::Apply;
 use crate::layer::name::{self, NAME_MAX, Name};
-use crate::layer::private::is_private;
 use crate::layer::remove_tree::remove_tree;
 use crate::sys::at::SetTime;
-use crate::sys::{self, Errno, FileKind, stat::Time};
+use crate::sys::{self, Errno, stat::Time};
 
+use super::apply_object::{Attrs, LeftOut};
+use super::in_use::{self, Purpose};
 use super::progress::{Progress, Unit};
 use super::tar_reader::{Entry, Reader};
 use super::{Result, ToolError, join};
@@ -44,12 +45,21 @@ pub fn apply(what: &Apply) -> Result<()> {
     let input = Counted(input, &progress);
     let root = sys::at::open_root(what.dir.as_os_str().as_bytes());
     let root = root.map_err(|e| fail(&what.dir, e.into()))?;
+    let root = Arc::new(root);
+    let _lock = match what.is_layer {
+        true => Some(in_use::lock(&root, &what.dir, Purpose::Change)?),
+        false => {
+            in_use::refuse_others(&root, &what.dir, Purpose::Change)?;
+            None
+        }
+    };
     let mut target = Target {
         root,
         is_layer: what.is_layer,
-        privileged: sys::cred::own_uid() == 0,
         new: HashSet::new(),
         touched: BTreeMap::new(),
+        aside: HashMap::new(),
+        left_out: LeftOut::default(),
     };
     let mut reader = Reader::new(BufReader::with_capacity(1 << 18, input));
     loop {
@@ -57,7 +67,11 @@ pub fn apply(what: &Apply) -> Result<()> {
         let Some(entry) = entry else { break };
         target.put(&entry, &mut reader)?;
     }
-    target.finish()
+    target.finish()?;
+    if let Some(line) = target.left_out.line() {
+        progress.tell(&format!("{}: {line}", what.dir.display()));
+    }
+    Ok(())
 }
 
 /// Input of which is told how much was read.
@@ -79,41 +93,28 @@ enum Later {
     All(Attrs),
 }
 
-struct Attrs {
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    mtime: Time,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-}
+/// The longest path that anyone could name.
+const PATH_MAX: usize = 4096;
 
-impl Attrs {
-    fn of(entry: &Entry) -> Self {
-        let (sec, nsec) = entry.mtime;
-        Self {
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            mtime: Time { sec, nsec },
-            xattrs: entry.xattrs.clone(),
-        }
-    }
-}
-
-struct Target {
-    root: OwnedFd,
+/// The directory that is changed.
+pub(super) struct Target {
+    root: Arc<OwnedFd>,
     /// Whiteouts are kept, as the directory is to be a layer.
-    is_layer: bool,
-    /// Owners and devices can be had.
-    privileged: bool,
+    pub is_layer: bool,
     /// Paths that this archive has made, and the directories above them.
-    new: HashSet<Vec<u8>>,
+    pub new: HashSet<Vec<u8>>,
     touched: BTreeMap<Vec<u8>, Later>,
+    /// Pseudo-links of an archive of aufs, and under which names of the root they are for now.
+    aside: HashMap<Vec<u8>, Vec<u8>>,
+    pub left_out: LeftOut,
 }
 
 /// The names of a path, of which none can lead out.
 fn names(path: &[u8]) -> Result<Vec<&[u8]>> {
     let mut names = Vec::new();
+    if path.len() > PATH_MAX {
+        return Err(ToolError::at(&path[..80], Errno::NAMETOOLONG));
+    }
     for name in path.split(|&b| b == b'/') {
         match name {
             b"" | b"." => {}
@@ -139,8 +140,13 @@ impl Target {
                 _ => Err(ToolError::about(&entry.path, "is no name")),
             };
         };
+        if [name::WHITEOUT_BASE, name::ORPHANS, name::PSEUDO_LINKS].contains(&names[0]) {
+            return self.metadata(entry, reader, &names);
+        }
         if parents.iter().any(|name| name::is_reserved(name)) {
-            return Err(ToolError::about(&entry.path, "is below a reserved name"));
+            let text =
+                "is below a name that unions keep for themselves; pack it without such names";
+            return Err(ToolError::about(&entry.path, text));
         }
         let dir = self.parent(parents)?;
         let parent = parents.join(&b'/');
@@ -150,9 +156,16 @@ impl Target {
             let hidden = name::hidden_by(last);
             return match (hidden, self.is_layer) {
                 (None, _) if *last != name::OPAQUE => {
-                    Err(ToolError::about(&entry.path, "is a reserved name"))
+                    let text =
+                        "is a name that unions keep for themselves; pack it without such names";
+                    Err(ToolError::about(&entry.path, text))
                 }
-                (_, true) => self.marker(&dir, last, &path),
+                (Some(hidden), true) => self.hide(&dir, last, &join(&parent, hidden)),
+                (None, true) => {
+                    // Of layers that were unpacked here before nothing shows through any more.
+                    self.empty_older(&parent)?;
+                    self.marker(&dir, last, &path)
+                }
                 (Some(hidden), _) => self.remove_older(join(&parent, hidden)),
                 (None, _) => self.empty_older(&parent),
             };
@@ -195,8 +208,41 @@ impl Target {
         Ok(dir)
     }
 
-    fn marker(&self, dir: &OwnedFd, name: &[u8], path: &[u8]) -> Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+    /// What aufs kept at the root of its branches: old archives of engines have it too. Files may be
+    /// linked to its pseudo-links.
+    fn metadata(
+        &mut self, entry: &Entry, reader: &mut Reader<impl Read>, names: &[&[u8]],
+    ) -> Result<()> {
+        if names[0] != name::PSEUDO_LINKS || names.len() != 2 || entry.kind != EntryType::Regular {
+            return Ok(());
+        }
+        let number = self.aside.len();
+        let name = format!(".unionfs-apply.{}.{number}.plnk", std::process::id()).into_bytes();
+        let root = self.parent(&[])?;
+        self.object(entry, reader, &root, &name, name.clone())?;
+        self.aside.insert(names.join(&b'/'), name);
+        Ok(())
+    }
+
+    /// Hides a path by a whiteout, in a layer.
+    fn hide(&mut self, dir: &OwnedFd, marker: &[u8], path: &[u8]) -> Result<()> {
+        if !self.new.contains(path) {
+            self.remove_older(path.to_owned())?;
+            return self.marker(dir, marker, path);
+        }
+        // It is about what was there before: a new directory hides that as it is opaque.
+        let fail = |e| ToolError::at(path, e);
+        self.empty_older(path)?;
+        let names = names(path)?;
+        match self.find(&names).map_err(fail)? {
+            Some(inner) => self.marker(&inner, name::OPAQUE, path),
+            None => Ok(()),
+        }
+    }
+
+    pub fn marker(&self, dir: &OwnedFd, name: &[u8], path: &[u8]) -> Result<()> {
+        let flags =
+            rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE | rustix::fs::OFlags::EXCL;
         match sys::at::open_at(dir, name, flags, 0o444, false) {
             Ok(_) | Err(Errno::EXIST) => Ok(()),
             Err(e) => Err(ToolError::at(path, e)),
@@ -204,7 +250,7 @@ impl Target {
     }
 
     /// Removes what this archive did not make.
-    fn remove_older(&self, path: Vec<u8>) -> Result<()> {
+    pub fn remove_older(&self, path: Vec<u8>) -> Result<()> {
         let mut pending = vec![path];
         while let Some(path) = pending.pop() {
             let fail = |e| ToolError::at(&path, e);
@@ -239,7 +285,7 @@ impl Target {
     }
 
     /// Opens a directory if it is there.
-    fn find(&self, names: &[&[u8]]) -> sys::Result<Option<OwnedFd>> {
+    pub fn find(&self, names: &[&[u8]]) -> sys::Result<Option<OwnedFd>> {
         let mut dir = sys::at::open_dir_path(&self.root, b".", false)?;
         for name in names {
             dir = match sys::at::open_dir_path(&dir, name, false) {
@@ -251,74 +297,10 @@ impl Target {
         Ok(Some(dir))
     }
 
-    fn object(
-        &mut self, entry: &Entry, reader: &mut Reader<impl Read>, dir: &OwnedFd, name: &[u8],
-        path: Vec<u8>,
-    ) -> Result<()> {
-        let fail = |e| ToolError::at(&path, e);
-        let there = match sys::stat::stat_at(dir, name) {
-            Ok(stat) => Some(stat.kind()),
-            Err(Errno::NOENT) => None,
-            Err(e) => return Err(fail(e)),
-        };
-        let both_dirs = entry.kind == EntryType::Directory && there == Some(FileKind::Directory);
-        // Linking a file to itself must not take it away first.
-        let source = match entry.kind {
-            EntryType::Link => Some(self.link_source(entry)?),
-            _ => None,
-        };
-        if there.is_some() && !both_dirs {
-            if let Some((from, old)) = &source
-                && same(from, old, dir, name)
-            {
-                self.new.insert(path);
-                return Ok(());
-            }
-            remove_tree(dir, name).map_err(fail)?;
-            let below = |key: &Vec<u8>| key.starts_with(&join(&path, b"")) || *key == path;
-            self.touched.retain(|key, _| !below(key));
-        }
-        self.new.insert(path.clone());
-        let attrs = Attrs::of(entry);
-        match entry.kind {
-            EntryType::Directory => {
-                if !both_dirs {
-                    sys::at::mkdir_at(dir, name, 0o700).map_err(fail)?;
-                }
-                self.touched.insert(path, Later::All(attrs));
-                return Ok(());
-            }
-            EntryType::Link => {
-                let (from, old) = source.ok_or_else(|| fail(Errno::INVAL))?;
-                return sys::at::link_at(&from, &old, dir, name).map_err(fail);
-            }
-            EntryType::Symlink => {
-                sys::at::symlink_at(&entry.target, dir, name).map_err(fail)?;
-            }
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-                let file = sys::at::open_at(dir, name, flags, 0o600, false).map_err(fail)?;
-                self.data(entry, reader, &file, &path)?;
-            }
-            kind => {
-                let kind = match kind {
-                    EntryType::Char => libc::S_IFCHR,
-                    EntryType::Block => libc::S_IFBLK,
-                    EntryType::Fifo => libc::S_IFIFO,
-                    _ => return Err(ToolError::about(&path, "is of a type that is not known")),
-                };
-                let device = libc::makedev(entry.device.0, entry.device.1);
-                sys::at::mknod_at(dir, name, kind | 0o600, device).map_err(fail)?;
-            }
-        }
-        let is_symlink = entry.kind == EntryType::Symlink;
-        self.give(dir.as_fd(), name, &attrs, is_symlink)
-            .map_err(|e| ToolError::at(&path, e))
-    }
-
     /// The directory and name of a hard link's target.
-    fn link_source<'a>(&self, entry: &'a Entry) -> Result<(OwnedFd, Vec<u8>)> {
+    pub fn link_source<'a>(&self, entry: &'a Entry) -> Result<(OwnedFd, Vec<u8>)> {
         let names: Vec<&'a [u8]> = names(&entry.target)?;
+        let aside = self.aside.get(&names.join(&b'/')).cloned();
         let missing = || {
             let target = String::from_utf8_lossy(&entry.target);
             ToolError::about(
@@ -327,69 +309,36 @@ impl Target {
             )
         };
         let (last, parents) = names.split_last().ok_or_else(missing)?;
+        let parents = if aside.is_some() { &[] } else { parents };
         let dir = self
             .find(parents)
             .map_err(|e| ToolError::at(&entry.target, e))?;
         let dir = dir.ok_or_else(missing)?;
-        match sys::stat::stat_at(&dir, last) {
-            Ok(stat) if !stat.kind().is_dir() => Ok((dir, last.to_vec())),
+        let last = aside.unwrap_or_else(|| last.to_vec());
+        match sys::stat::stat_at(&dir, &last) {
+            Ok(stat) if !stat.kind().is_dir() => Ok((dir, last)),
             _ => Err(missing()),
         }
     }
 
-    fn data(
-        &self, entry: &Entry, reader: &mut Reader<impl Read>, file: &OwnedFd, path: &[u8],
-    ) -> Result<()> {
-        let copied = reader.data(entry, |offset, data| {
-            let mut done = 0;
-            while done < data.len() {
-                let at = offset + done as u64;
-                done += match sys::file::write_full(file, &data[done..], at)? {
-                    0 => return Err(Errno::NOSPC.into()),
-                    n => n,
-                };
-            }
-            Ok(())
-        });
-        copied.map_err(|e| ToolError::about(path, e))?;
-        sys::file::truncate(file, entry.size).map_err(|e| ToolError::at(path, e))
+    /// Attributes for a directory when everything else is done.
+    pub fn touch_later(&mut self, path: Vec<u8>, attrs: Attrs) {
+        self.touched.insert(path, Later::All(attrs));
     }
 
-    /// Owner, mode, attributes and times. What only an administrator may give is left out for others,
-    /// as tar(1) does.
-    fn give(
-        &self, dir: BorrowedFd<'_>, name: &[u8], attrs: &Attrs, is_symlink: bool,
-    ) -> sys::Result<()> {
-        let lenient = |result: sys::Result<()>| match result {
-            Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP | Errno::ACCESS)
-                if !self.privileged =>
-            {
-                Ok(())
-            }
-            result => result,
-        };
-        lenient(sys::at::chown_at(
-            dir,
-            name,
-            Some(attrs.uid),
-            Some(attrs.gid),
-        ))?;
-        if !is_symlink {
-            sys::at::chmod_at(dir, name, attrs.mode)?;
-        }
-        for (attr, value) in &attrs.xattrs {
-            // A union's own records would say that contents are elsewhere.
-            if !is_private(attr) {
-                lenient(sys::xattr::set(dir, name, attr, value, 0))?;
-            }
-        }
-        let time = SetTime::At(attrs.mtime);
-        sys::at::utimens_at(dir, name, time, time)
+    /// What was to be done about a directory that is gone.
+    pub fn forget_below(&mut self, path: &[u8]) {
+        let prefix = join(path, b"");
+        self.touched
+            .retain(|key, _| !(key.starts_with(&prefix) || *key == path));
     }
 
     /// Gives directories their attributes, the innermost first.
-    fn finish(self) -> Result<()> {
-        for (path, later) in self.touched.iter().rev() {
+    fn finish(&mut self) -> Result<()> {
+        for name in self.aside.values() {
+            sys::at::unlink_at(&*self.root, name).map_err(|e| ToolError::at(name, e))?;
+        }
+        for (path, later) in std::mem::take(&mut self.touched).iter().rev() {
             let fail = |e| ToolError::at(path, e);
             let Some(dir) = self.find(&names(path)?).map_err(fail)? else {
                 continue;
@@ -399,17 +348,11 @@ impl Target {
                     let times = (SetTime::At(*atime), SetTime::At(*mtime));
                     sys::at::utimens_at(&dir, b"", times.0, times.1).map_err(fail)?;
                 }
-                Later::All(attrs) => self.give(dir.as_fd(), b"", attrs, false).map_err(fail)?,
+                Later::All(attrs) => attrs.give(&dir, false, &mut self.left_out).map_err(fail)?,
             }
         }
         Ok(())
     }
-}
-
-/// True when both names are of one object.
-fn same(a: &OwnedFd, a_name: &[u8], b: &OwnedFd, b_name: &[u8]) -> bool {
-    let facts = |dir, name| sys::stat::stat_at(dir, name).map(|stat| (stat.dev, stat.ino));
-    matches!((facts(a, a_name), facts(b, b_name)), (Ok(a), Ok(b)) if a == b)
 }
 
 /// The paths of what is in a directory.

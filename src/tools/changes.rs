@@ -312,28 +312,38 @@ impl Walk<'_> {
         let known: HashSet<&[u8]> = self.found.iter().map(|c| c.path.as_slice()).collect();
         let names = all.plink_names().map_err(|e| ToolError::at(b"", e))?;
         let mut more = Vec::new();
+        let mut dirs = HashSet::new();
         for (_, path) in names {
             if known.contains(path.as_slice()) {
                 continue;
             }
             let mut node = ROOT;
-            let mut attr = None;
+            let mut way = Vec::new();
+            let mut at = Vec::new();
             for name in path.split(|&b| b == b'/') {
                 let found = all
                     .lookup(node, name)
                     .map_err(|e| ToolError::at(&path, e))?;
-                let Some(found) = found else { break };
-                (node, attr) = (found.id, Some(found.attr));
-            }
-            if let Some(attr) = attr {
-                more.push(Change {
-                    path,
-                    now: Some((node, attr)),
+                let Some(found) = found else {
+                    // Gone meanwhile.
+                    way.clear();
+                    break;
+                };
+                node = found.id;
+                at = join(&at, name);
+                way.push(Change {
+                    counts: at == path,
+                    path: at.clone(),
+                    now: Some((node, found.attr)),
                     before: Before::Something,
                     opaque: false,
-                    counts: true,
                 });
             }
+            // Who unpacks a layer would make directories on the way as he likes.
+            way.retain(|c| {
+                c.counts || !known.contains(c.path.as_slice()) && dirs.insert(c.path.clone())
+            });
+            more.extend(way);
         }
         self.found.extend(more);
         Ok(())

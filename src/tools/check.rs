@@ -1,7 +1,7 @@
 //! `unionfs check`: what in an upper serves nothing, and how it goes without a change of what shows.
 
 use std::io::{BufWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::cli::Check;
-use crate::layer::LOCK_PATIENCE;
 use crate::mount;
 use crate::options::Options;
-use crate::sys::{self, Errno, ioctl};
+use crate::sys;
 use crate::union::Union;
 
 use super::check_walk::{self, Problem};
+use super::in_use::{Purpose, lock};
 use super::progress::{Progress, Unit};
 use super::{Result, ToolError, mend};
 
@@ -26,7 +26,11 @@ use super::{Result, ToolError, mend};
 pub fn check(what: &Check, out: &mut dyn Write) -> Result<()> {
     let below = what.options.as_deref().map(lowers).transpose()?.flatten();
     let root = open(&what.upper)?;
-    let lock = lock(&root, &what.upper)?;
+    let purpose = match what.repair {
+        true => Purpose::Change,
+        false => Purpose::Look,
+    };
+    let lock = lock(&root, &what.upper, purpose)?;
     let progress = Progress::new("reading directories", Unit::Items);
     let mut problems = check_walk::find(&root, below.as_ref(), &progress)?;
     problems.sort_by(|a, b| (&a.path, a.text()).cmp(&(&b.path, b.text())));
@@ -53,7 +57,8 @@ pub fn check(what: &Check, out: &mut dyn Write) -> Result<()> {
             )))
         }
         (left, true) => Err(ToolError::new(format_args!(
-            "{upper}: {left} left, as nothing tells which way is right"
+            "{upper}: {left} left, which may be data, or are for root to mend; look at each, and rename \
+             or remove it"
         ))),
     }
 }
@@ -81,50 +86,6 @@ pub(super) fn open(upper: &Path) -> Result<Arc<OwnedFd>> {
     Ok(Arc::new(root))
 }
 
-/// The lock that a mount holds on its upper, for as long as we work on it.
-pub(super) fn lock(root: &Arc<OwnedFd>, upper: &Path) -> Result<OwnedFd> {
-    let fail = |e| ToolError::at(upper.as_os_str().as_bytes(), e);
-    let busy = || {
-        let upper = upper.display();
-        ToolError::new(format_args!("{upper}: in use by a mount; unmount it first"))
-    };
-    let lock = sys::fd::reopen_dir(&**root).map_err(fail)?;
-    if ioctl::control(&lock, ioctl::LAYER, 0).is_ok() {
-        let upper = upper.display();
-        return Err(ToolError::new(format_args!(
-            "{upper}: a mounted union; unmount it, and give its upper"
-        )));
-    }
-    match sys::fd::lock_within(&lock, LOCK_PATIENCE) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(busy()),
-        Err(e) => return Err(fail(e)),
-    }
-    // Overlayfs takes no such lock, but says which its upper is; as its mounter wrote it, so nothing
-    // can be told of a relative path.
-    let own = sys::stat::fstat(root.as_fd()).map_err(fail)?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for line in mounts.lines() {
-        let mut words = line.split(' ').skip_while(|word| *word != "-").skip(1);
-        if words.next() != Some("overlay") {
-            continue;
-        }
-        let options = words.last().unwrap_or_default().split(',');
-        let mut uppers = options.filter_map(|option| option.strip_prefix("upperdir="));
-        let is_own = |path: &str| {
-            if !path.starts_with('/') {
-                return false;
-            }
-            let there = sys::at::open_root(path.as_bytes()).and_then(sys::stat::fstat);
-            there.is_ok_and(|there| (there.dev, there.ino) == (own.dev, own.ino))
-        };
-        if uppers.any(is_own) {
-            return Err(busy());
-        }
-    }
-    Ok(lock)
-}
-
 fn tell(
     what: &Check, problems: &[Problem], mended: &[bool], out: &mut dyn Write,
 ) -> std::io::Result<()> {
@@ -141,10 +102,7 @@ fn tell(
             separator = ",\n";
             continue;
         }
-        out.write_all(match problem.path.as_slice() {
-            [] => b".",
-            path => path,
-        })?;
+        out.write_all(&super::printed(&problem.path))?;
         let end = if *mended { " (mended)" } else { "" };
         writeln!(out, "\t{}{end}", problem.text())?;
     }

@@ -137,7 +137,7 @@ impl Walk<'_> {
         let dir = Arc::new(sys::at::open_dir_path(&**parent, name, true).map_err(fail)?);
         let marks = opaque::read(dir.as_fd()).map_err(fail)?;
         let is_opaque = marks.opaque || opaque::has_marker_file(dir.as_fd()).map_err(fail)?;
-        if is_opaque && below == Some(None) {
+        if is_opaque && below == Some(None) && marks.redirect.is_none() {
             self.add(path.to_vec(), Kind::NeedlesslyOpaque);
         }
         // What has its contents elsewhere is not looked for here.
@@ -191,7 +191,14 @@ impl Walk<'_> {
             let lower = self.lower(below, hidden)?;
             if all.contains(hidden) {
                 let is_dir = sys::stat::stat_at(&**dir, hidden)?.kind().is_dir();
-                let make_opaque = is_dir && lower != Some(None);
+                // Without its whiteout a record would bring in what is elsewhere; those of root's
+                // mounts only root can see.
+                let has_record = |name| -> sys::Result<bool> {
+                    let inner = sys::at::open_dir_path(&**dir, name, true)?;
+                    Ok(opaque::read(inner.as_fd())?.redirect.is_some())
+                };
+                let make_opaque = is_dir
+                    && (lower != Some(None) || !sys::cred::is_real_root() || has_record(hidden)?);
                 self.add(path, Kind::Beside { make_opaque });
             } else if lower == Some(None) {
                 self.add(path, Kind::HidesNothing);

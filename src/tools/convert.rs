@@ -20,8 +20,9 @@ use crate::layer::upper::keep_times;
 use crate::sys::{self, Errno};
 use crate::union::Union;
 
-use super::check::{lock, lowers, open};
+use super::check::{lowers, open};
 use super::convert_add::{ASIDE, Adding, TEMPORARY};
+use super::in_use::{Purpose, lock};
 use super::marks::{self, Form, Found, HIDDEN_DIR, HIDDEN_DIR_1, HIDDEN_TAG, Mark, Means};
 use super::progress::{Progress, Unit};
 use super::{Result, ToolError};
@@ -36,7 +37,7 @@ type Says = BTreeSet<(Vec<u8>, Means)>;
 pub fn convert(what: &Convert) -> Result<()> {
     let below = what.options.as_deref().map(lowers).transpose()?.flatten();
     let root = open(&what.dir)?;
-    let _lock = lock(&root, &what.dir)?;
+    let _lock = lock(&root, &what.dir, Purpose::Change)?;
     let progress = Progress::new("reading directories", Unit::Items);
     if !sys::cred::is_real_root() {
         progress.tell(

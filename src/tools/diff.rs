@@ -31,15 +31,17 @@ pub fn diff(what: &Diff, out: &mut dyn Write) -> Result<()> {
         DiffForm::Json => told(as_json(&found, out)),
         DiffForm::Tar(file) => {
             let latest = latest_time()?;
-            let out = open(file, out)?;
-            layer(&place, &found, latest, out).map(drop)
+            write(file, out, |out| {
+                layer(&place, &found, latest, out).map(drop)
+            })
         }
         DiffForm::Oci(file) => {
             let latest = latest_time()?;
             let scratch = scratch(file)?;
-            let out = open(file, out)?;
-            oci::image(scratch, out, latest, |out| {
-                layer(&place, &found, latest, out).map(drop)
+            write(file, out, |out| {
+                oci::image(scratch, out, latest, |out| {
+                    layer(&place, &found, latest, out).map(drop)
+                })
             })
         }
     }
@@ -55,17 +57,29 @@ fn layer<W: Write>(place: &Place, found: &[Change], latest: Option<i64>, out: W)
     writer.finish()
 }
 
-/// A file for an archive; `-` is what is given.
-fn open<'a>(file: &Path, out: &'a mut dyn Write) -> Result<BufWriter<Box<dyn Write + 'a>>> {
-    let target: Box<dyn Write + 'a> = match file.as_os_str() == "-" {
-        true => Box::new(out),
-        false => {
-            let file = File::create(file)
-                .map_err(|e| ToolError::new(format_args!("{}: {e}", file.display())))?;
-            Box::new(file)
-        }
-    };
-    Ok(BufWriter::with_capacity(1 << 18, target))
+/// Writes an archive to `file`, of which nothing is seen before it is whole; `-` is `out`.
+fn write(
+    file: &Path, out: &mut dyn Write, archive: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let fail = |e: io::Error| ToolError::new(format_args!("{}: {e}", file.display()));
+    let to = |target: &mut dyn Write| archive(&mut BufWriter::with_capacity(1 << 18, target));
+    if file.as_os_str() == "-" {
+        return to(out);
+    }
+    // Through a symlink; devices and pipes are written to.
+    let target = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    if std::fs::metadata(&target).is_ok_and(|meta| !meta.is_file()) {
+        let mut device = File::options().write(true).open(&target).map_err(fail)?;
+        return to(&mut device);
+    }
+    let mut temp = target.clone().into_os_string();
+    temp.push(format!(".{}", std::process::id()));
+    let mut whole = File::create_new(&temp).map_err(fail)?;
+    let written = to(&mut whole).and_then(|()| std::fs::rename(&temp, &target).map_err(fail));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temp);
+    }
+    written
 }
 
 /// A file without a name, beside the one that is asked for: an image begins with the layer's size
@@ -105,7 +119,7 @@ fn list(found: &[Change], out: &mut dyn Write) -> io::Result<()> {
     for change in found {
         for letter in lines(change) {
             write!(out, "{letter}\t")?;
-            out.write_all(named(&change.path))?;
+            out.write_all(&super::printed(&change.path))?;
             out.write_all(b"\n")?;
         }
     }

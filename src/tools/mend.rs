@@ -37,6 +37,12 @@ fn try_mend(dir: &OwnedFd, entry: &[u8], kind: &Kind) -> sys::Result<bool> {
         Kind::Malformed | Kind::AnotherUppers | Kind::OnlyPlink | Kind::PlinkNote => {
             return Ok(false);
         }
+        // What they do is said by records that only root may see.
+        Kind::HidesNothing | Kind::NeedlesslyOpaque | Kind::ForeignPlink
+            if !sys::cred::is_real_root() =>
+        {
+            return Ok(false);
+        }
         // Its other names may have been mended away since it was looked at.
         Kind::ForeignPlink if sys::stat::stat_at(dir, entry)?.nlink <= 1 => return Ok(false),
         Kind::Leftover => keep_times(dir, || remove_tree(dir, entry))?,

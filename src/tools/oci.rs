@@ -15,8 +15,20 @@ use super::{Result, ToolError};
 /// A file without a name in `dir`.
 pub(super) fn scratch(dir: &Path) -> io::Result<File> {
     use std::os::unix::ffi::OsStrExt;
-    let dir = sys::at::open_root(dir.as_os_str().as_bytes())?;
-    Ok(sys::at::open_tmpfile(dir, 0o600)?.into())
+    let handle = sys::at::open_root(dir.as_os_str().as_bytes())?;
+    if let Ok(file) = sys::at::open_tmpfile(handle, 0o600) {
+        return Ok(file.into());
+    }
+    // Filesystems over a network, say, have no such files.
+    let path = dir.join(format!(".unionfs-image.{}", std::process::id()));
+    let mut options = File::options();
+    let file = options
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok(file)
 }
 
 /// Writes through, and makes the digest of it.
@@ -67,7 +79,8 @@ fn architecture() -> &'static str {
         "x86_64" => "amd64",
         "x86" => "386",
         "aarch64" => "arm64",
-        "powerpc64" => "ppc64le",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
         "loongarch64" => "loong64",
         other => other,
     }

@@ -15,6 +15,12 @@ use crate::union::control::{LAYER_HEAD, LAYER_PIECE, layer_flag};
 
 use super::{Result, ToolError};
 
+/// The type of our mounts.
+const OURS: &[u8] = b"fuse.unionfs";
+/// More layers than any union can have, and longer paths than anyone can name.
+const MAX_LAYERS: u64 = 1 << 16;
+const MAX_PATH: usize = 4096;
+
 /// An upper, opened for looking.
 pub(super) struct Place {
     /// Its root directory, an O_PATH handle.
@@ -34,7 +40,20 @@ impl Place {
         }
         let fail = |e: std::io::Error| ToolError::new(format_args!("{}: {e}", path.display()));
         let dir = File::open(path).map_err(fail)?;
-        match mounted_layers(&dir) {
+        let mounts = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        let mounted = match sys::mount::kind_of(&mounts, &dir) {
+            // Who serves a mount could answer anything, and we may have more rights than he has.
+            Some((kind, user)) if kind.starts_with(b"fuse") => {
+                let trusted = [Some(0), Some(sys::cred::own_uid())].contains(&user);
+                if trusted {
+                    mounted_layers(&dir)
+                } else {
+                    Ok(None)
+                }
+            }
+            _ => Ok(None),
+        };
+        match mounted {
             Ok(Some(options)) => {
                 let Some(upper) = options.upper.clone() else {
                     let text = format_args!("{}: the mount has no upper", path.display());
@@ -44,7 +63,23 @@ impl Place {
                 sys::file::sync_filesystem(&dir).map_err(|e| fail(e.into()))?;
                 Self::of(&upper, &options)
             }
-            Ok(None) | Err(Errno::NOTTY | Errno::INVAL) => Self::of(path, &Options::default()),
+            Ok(None) | Err(Errno::NOTTY | Errno::INVAL) => {
+                let is_ours =
+                    sys::mount::kind_of(&mounts, &dir).is_some_and(|(kind, _)| kind == OURS);
+                let inner = sys::mount::inner_path(&mounts, &dir);
+                if is_ours && inner.is_some_and(|inner| inner != Path::new("/")) {
+                    let text = format_args!(
+                        "{}: a directory of a mounted union; give its mountpoint",
+                        path.display()
+                    );
+                    return Err(ToolError::new(text));
+                }
+                Self::of(path, &Options::default())
+            }
+            Err(Errno::PERM) => Err(ToolError::new(format_args!(
+                "{}: only root and the user of its daemon may ask a mount for its layers",
+                path.display()
+            ))),
             Err(Errno::STALE) => Err(ToolError::new(format_args!(
                 "{}: the mount's layers are not where it says; give the upper, and its lowers in \
                  -o lowerdir=",
@@ -85,12 +120,13 @@ impl Place {
 /// is at that path for us.
 fn mounted_layers(dir: &File) -> sys::Result<Option<Options>> {
     let mut options = Options::default();
-    for index in 0.. {
+    for index in 0..MAX_LAYERS {
         let Some(layer) = mounted_layer(dir, index)? else {
             break;
         };
         let is = |flag| layer.flags & flag != 0;
         options.userxattr |= is(layer_flag::USER_RECORDS);
+        options.identity.noplink |= is(layer_flag::PARTED);
         if is(layer_flag::SECURITY) {
             options.ownership.records = Records::Security;
         } else if is(layer_flag::USER) {
@@ -123,8 +159,11 @@ fn mounted_layer(dir: &File, index: u64) -> sys::Result<Option<MountedLayer>> {
         if length == 0 {
             return Ok(None);
         }
+        if length > MAX_PATH {
+            return Err(Errno::STALE);
+        }
         let bytes = words[LAYER_HEAD..].iter().flat_map(|w| w.to_ne_bytes());
-        path.extend(bytes.take(length - path.len()));
+        path.extend(bytes.take(length.checked_sub(path.len()).ok_or(Errno::STALE)?));
         if path.len() < length {
             continue;
         }

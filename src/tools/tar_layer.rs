@@ -12,7 +12,7 @@ use crate::layer::name;
 use crate::sys::{Errno, FileKind};
 use crate::union::{Attr, Union};
 
-use super::changes::{Change, xattrs};
+use super::changes::{Before, Change, xattrs};
 use super::pax;
 use super::progress::Progress;
 use super::{Result, ToolError, join};
@@ -21,6 +21,8 @@ use super::{Result, ToolError, join};
 const PIECE: usize = 1 << 20;
 /// Holes are told in blocks of this size.
 const BLOCK: u64 = 512;
+/// The longest map of holes.
+const MAX_MAP: usize = 512 << 10;
 /// Room for a name in a header.
 const NAME_FIELD: usize = 100;
 
@@ -78,7 +80,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
             None => self.whiteout(&change.path),
             Some((id, attr)) => {
                 if !change.path.is_empty() || change.counts {
-                    self.object(&change.path, id, &attr)?;
+                    self.object(change, id, &attr)?;
                 }
                 match change.opaque {
                     true => self.marker(&join(&change.path, name::OPAQUE)),
@@ -118,9 +120,24 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         self.append(path, None, header, io::empty())
     }
 
-    fn object(&mut self, path: &[u8], id: u64, attr: &Attr) -> Result<()> {
+    /// Archives have none, and nobody listens to one that was copied.
+    fn socket(&mut self, change: &Change) -> Result<()> {
+        let path = change.path.as_slice();
+        self.progress
+            .tell(&format!("{}: a socket, left out", path.escape_ascii()));
+        match change.before {
+            Before::Nothing => Ok(()),
+            _ => self.whiteout(path),
+        }
+    }
+
+    fn object(&mut self, change: &Change, id: u64, attr: &Attr) -> Result<()> {
+        let path = change.path.as_slice();
         let fail = |e| ToolError::at(path, e);
         let stat = &attr.stat;
+        if attr.kind() == FileKind::Socket {
+            return self.socket(change);
+        }
         let parts = self.parts(id, attr).map_err(fail)?;
         let sparse = parts.as_deref().filter(|p| *p != [(0, stat.size)]);
         // GNU tar looks for its newer map of holes only where the header is not its own.
@@ -137,23 +154,19 @@ impl<'a, W: Write> LayerWriter<'a, W> {
             _ => (stat.mtime.sec, stat.mtime.nsec),
         };
         header.set_mtime(u64::try_from(seconds).unwrap_or(0));
-        if !attr.kind().is_dir() && stat.nlink > 1 {
-            if let Some(first) = self.links.get(&attr.ino).cloned() {
-                header.set_entry_type(EntryType::Link);
-                return self.append(path, Some(&first), header, io::empty());
-            }
-            self.links.insert(attr.ino, path.to_vec());
-        }
-        if attr.kind() == FileKind::Socket {
-            // Archives have none, and nobody listens to one that was copied.
-            self.progress
-                .tell(&format!("{}: a socket, left out", path.escape_ascii()));
-            return Ok(());
-        }
         let time = pax::time(seconds, nanoseconds);
         let mut more = Vec::new();
         if nanoseconds != 0 || seconds < 0 {
             more.push(("mtime", time.into_bytes()));
+        }
+        if !attr.kind().is_dir() && stat.nlink > 1 {
+            if let Some(first) = self.links.get(&attr.ino).cloned() {
+                // Engines give the owner after they have linked, which takes capabilities away.
+                self.records(path, &more, id)?;
+                header.set_entry_type(EntryType::Link);
+                return self.append(path, Some(&first), header, io::empty());
+            }
+            self.links.insert(attr.ino, path.to_vec());
         }
         if sparse.is_some() {
             // GNU tar's form 1.0: engines take such a file for a regular one, unlike its older form.
@@ -199,6 +212,10 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         let attrs = xattrs(self.union, id).map_err(|e| ToolError::at(path, e))?;
         let mut records: Vec<(String, &[u8])> = Vec::new();
         for (attr, value) in &attrs {
+            if attr.starts_with(b"security.") && attr != b"security.capability" {
+                // Labels are this machine's.
+                continue;
+            }
             let attr = std::str::from_utf8(attr).ok().filter(|a| !a.contains('='));
             let Some(attr) = attr else {
                 return Err(ToolError::about(
@@ -266,6 +283,7 @@ impl<'a, W: Write> LayerWriter<'a, W> {
         if parts != [(0, size)] && position < size {
             parts.push((size, 0));
         }
+        join_parts(&mut parts);
         Ok(parts)
     }
 
@@ -304,6 +322,22 @@ fn put_name(header: &mut Header, path: &[u8], target: Option<&[u8]>) {
     put(&mut fields.name, path);
     if let Some(target) = target {
         put(&mut fields.linkname, target);
+    }
+}
+
+/// Joins parts over small holes until the map of them is one that engines read (Go's archive/tar takes
+/// no more than a megabyte).
+fn join_parts(parts: &mut Vec<(u64, u64)>) {
+    let mut gap = 4096;
+    while map_of(parts).len() > MAX_MAP {
+        parts.dedup_by(|(start, length), (before, before_length)| {
+            let joined = start.saturating_sub(*before + *before_length) <= gap && *length > 0;
+            if joined {
+                *before_length = *start + *length - *before;
+            }
+            joined
+        });
+        gap = gap.saturating_mul(2);
     }
 }
 
@@ -360,5 +394,28 @@ impl Read for Data<'_> {
             return Ok(got);
         }
         Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_of_holes_is_not_too_long() {
+        let part = |i: u64| (i / 2 * (1 << 20) + i % 2 * 8192, 4096);
+        let mut parts: Vec<(u64, u64)> = (0..40_000).map(part).collect();
+        parts.push((1 << 40, 0));
+        assert!(map_of(&parts).len() > MAX_MAP);
+        join_parts(&mut parts);
+        // Only over the small holes, and the end still tells the size.
+        assert_eq!(parts.len(), 20_001);
+        assert_eq!(parts[..2], [(0, 12288), (1 << 20, 12288)]);
+        assert_eq!(parts.last(), Some(&(1 << 40, 0)));
+        assert!(map_of(&parts).len() <= MAX_MAP);
+        let few = vec![(0, 512), (1024, 512)];
+        let mut same = few.clone();
+        join_parts(&mut same);
+        assert_eq!(same, few);
     }
 }

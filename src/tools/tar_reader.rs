@@ -12,6 +12,10 @@ use super::pax;
 const BLOCK: usize = 512;
 /// More than names, targets and all attributes of one object can take.
 const MAX_HEADER: u64 = 16 << 20;
+/// No file is larger.
+const MAX_SIZE: u64 = i64::MAX as u64;
+/// More parts of a file between holes than writers make.
+const MAX_PARTS: usize = 1 << 20;
 /// Where a header has its sum, for which it counts as blanks.
 const SUM: std::ops::Range<usize> = 148..156;
 
@@ -39,10 +43,15 @@ pub(crate) struct Entry {
 /// An archive.
 pub(crate) struct Reader<R> {
     input: R,
+    /// PAX records for all entries that follow.
+    global: Vec<u8>,
     /// Data and padding of the last entry that were not read.
     left: u64,
     padding: u64,
 }
+
+const OTHER_SPARSE: &str =
+    "holes in a form of PAX that is not read; pack it with tar --sparse-version=1.0";
 
 fn bad(text: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
@@ -60,6 +69,7 @@ impl<R: Read> Reader<R> {
     pub fn new(input: R) -> Self {
         Self {
             input,
+            global: Vec::new(),
             left: 0,
             padding: 0,
         }
@@ -108,6 +118,7 @@ impl<R: Read> Reader<R> {
                 EntryType::GNULongName => before.path = Some(text(&data)),
                 EntryType::GNULongLink => before.target = Some(text(&data)),
                 EntryType::XHeader => before.pax = data,
+                EntryType::XGlobalHeader => self.global = data,
                 _ => {}
             }
         }
@@ -152,10 +163,20 @@ impl<R: Read> Reader<R> {
     }
 
     fn entry(&mut self, header: &Header, before: Before) -> io::Result<Entry> {
-        let records = pax::parse(&before.pax).ok_or_else(|| bad("malformed PAX records"))?;
+        let global = std::mem::take(&mut self.global);
+        let result = self.entry_with(header, before, &global);
+        self.global = global;
+        result
+    }
+
+    fn entry_with(&mut self, header: &Header, before: Before, global: &[u8]) -> io::Result<Entry> {
+        let parse = |data| pax::parse(data).ok_or_else(|| bad("malformed PAX records"));
+        let mut records = parse(global)?;
+        records.extend(parse(&before.pax)?);
         let id = |id: u64| u32::try_from(id).map_err(|_| bad("an owner is out of range"));
         let link = header.link_name_bytes().unwrap_or_default().into_owned();
-        let mtime = i64::try_from(header.mtime()?).unwrap_or(i64::MAX);
+        // Before 1970 it is a number of all bits.
+        let mtime = header.mtime()?.cast_signed();
         let mut entry = Entry {
             kind: header.entry_type(),
             path: before
@@ -198,7 +219,7 @@ impl<R: Read> Reader<R> {
                     entry.mtime = time.ok_or_else(|| bad("malformed PAX records"))?;
                 }
                 key if key.starts_with(b"GNU.sparse.") => {
-                    return Err(bad("holes in a form of PAX that is not read"));
+                    return Err(bad(OTHER_SPARSE));
                 }
                 key => {
                     if let Some(attr) = key.strip_prefix(pax::XATTR.as_bytes()) {
@@ -210,6 +231,10 @@ impl<R: Read> Reader<R> {
         if entry.kind == EntryType::Regular && entry.path.ends_with(b"/") {
             // As archives before POSIX have directories.
             entry.kind = EntryType::Directory;
+        }
+        let sizes = [Some(entry.size), sparse.size];
+        if sizes.into_iter().flatten().any(|size| size > MAX_SIZE) {
+            return Err(bad("a size is out of range"));
         }
         match sparse.size {
             Some(size) => self.place_parts(&mut entry, sparse, size)?,
@@ -250,7 +275,7 @@ impl<R: Read> Reader<R> {
     fn place_parts(&mut self, entry: &mut Entry, sparse: PaxSparse, size: u64) -> io::Result<()> {
         let wrong = || bad("a malformed map of holes");
         if (sparse.major, sparse.minor) != (1, 0) || entry.kind != EntryType::Regular {
-            return Err(bad("holes in a form of PAX that is not read"));
+            return Err(bad(OTHER_SPARSE));
         }
         let stored = entry.size;
         entry.path = sparse
@@ -273,7 +298,7 @@ impl<R: Read> Reader<R> {
                         let number = number.and_then(|text| text.parse::<u64>().ok());
                         let number = number.ok_or_else(wrong)?;
                         if numbers.is_empty() {
-                            let count = usize::try_from(number).ok();
+                            let count = usize::try_from(number).ok().filter(|n| *n <= MAX_PARTS);
                             let count = count.and_then(|n| n.checked_mul(2)?.checked_add(1));
                             wanted = count.ok_or_else(wrong)?;
                         }
@@ -335,7 +360,13 @@ fn known_without_data(kind: EntryType) -> bool {
 
 fn add_parts(parts: &mut Vec<(u64, u64)>, slots: &[GnuSparseHeader]) -> io::Result<()> {
     for slot in slots.iter().filter(|slot| !slot.is_empty()) {
-        parts.push((slot.offset()?, slot.length()?));
+        let part = (slot.offset()?, slot.length()?);
+        if part.1 > 0 {
+            parts.push(part);
+        }
+        if parts.len() > MAX_PARTS {
+            return Err(bad("too many holes in one file"));
+        }
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ pub(crate) mod layer_flag {
     pub(crate) const SECURITY: u64 = 1 << 35;
     /// Owners are asked to be kept in the `user.*` attribute.
     pub(crate) const USER: u64 = 1 << 36;
+    /// Names of linked files part (`noplink`).
+    pub(crate) const PARTED: u64 = 1 << 37;
 }
 
 /// Words before the path in what is told of a layer: flags and the path's length, device, inode
@@ -85,6 +87,7 @@ impl Union {
             (self.elsewhere.user_records, layer_flag::USER_RECORDS),
             (records == Records::Security, layer_flag::SECURITY),
             (records == Records::User, layer_flag::USER),
+            (!self.plinks.follow(), layer_flag::PARTED),
         ] {
             first |= if holds { flag } else { 0 };
         }

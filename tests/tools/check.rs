@@ -86,7 +86,8 @@ fn what_is_mended_shows_the_same() {
     assert_eq!(mended.stdout.lines().collect::<Vec<_>>(), expected);
     assert_eq!(
         mended.stderr,
-        "unionfs: u: 2 left, as nothing tells which way is right\n"
+        "unionfs: u: 2 left, which may be data, or are for root to mend; look at each, and rename or \
+         remove it\n"
     );
     // An entry of another program counted as a link of its file, and no more does.
     let mut before = before;

@@ -253,5 +253,6 @@ fn what_is_wrong_is_told() {
     let long = place.refused(&["diff", "--tar", "t", "l1"]);
     assert!(long.contains("no place in a layer archive"), "{long}");
     // And what was written before is no whole archive.
+    place.shell("! $unionfs diff --tar - l1 > t 2> /dev/null");
     assert!(place.refused(&["apply", "t", "m"]).contains("cut off"));
 }

@@ -8,12 +8,15 @@
 )]
 
 mod apply;
+mod apply_more;
 mod check;
 mod commit;
 mod convert;
 mod convert_forms;
 mod diff;
+mod diff_more;
 mod engines;
+mod in_use;
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../mounted/process.rs"]
 mod process;

@@ -15,10 +15,13 @@ fn drawn_on_a_terminal_alone() {
     place.shell("mkdir in; cd u; mkdir d; : > .wh.x; : > d/.wh.y; echo z > d/.wh..wh.z");
     for (command, words) in [
         (
-            "convert --to overlay u",
-            &["reading directories", "marking [", "removing old marks ["][..],
+            "check --repair u",
+            &["reading directories", "mending ["][..],
         ),
-        ("check --repair u", &["reading directories", "mending ["]),
+        (
+            "convert --to overlay u",
+            &["reading directories", "marking [", "removing old marks ["],
+        ),
         ("diff --tar t u", &["reading directories", "writing ["]),
         ("apply t in", &["unpacking ["]),
     ] {
