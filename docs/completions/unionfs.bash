@@ -138,7 +138,7 @@ _unionfs_text() {
 }
 
 _unionfs() {
-    local words cur prev
+    local words cur prev verb= flags='-o -f -d -r -s -N -h -V --sloppy --check --help --version'
     # Which of = and : part words.
     local breaks=${COMP_WORDBREAKS//[!=:]/}
     COMPREPLY=()
@@ -147,13 +147,36 @@ _unionfs() {
     prev=
     if ((${#words[@]} > 1)); then prev=${words[-2]}; fi
     case $prev in
-        -*o) _unionfs_text ''; return ;;
+        -o | -[!-]*o) _unionfs_text ''; return ;;
         -N) _unionfs_operand -f "$cur"; return ;;
     esac
+    if ((${#words[@]} > 2)); then verb=${words[1]}; fi
+    case $verb in
+        mount) flags='-o -f -d -r -s -N -h --sloppy --check --help' ;;
+        umount) flags='-h --help' ;;
+        upgrade) flags='-h --help' ;;
+        ctl) flags='-h --json --prometheus --slower --every --count --help' ;;
+        plink) flags='-o -h --help' ;;
+        diff) flags='-o -h --json --tar --oci --help' ;;
+        apply) flags='-h --layer --help' ;;
+        check) flags='-o -h --repair --json --help' ;;
+        convert) flags='-o -h --to --help' ;;
+        commit) flags='-h --below --json --help' ;;
+        demo) flags='-h --help' ;;
+    esac
+    # The word before this one may be the verb itself.
+    if [[ $cur != -* ]]; then
+        case "$verb $prev" in
+        'plink plink') _unionfs_word 'list flush'; return ;;
+        'diff --tar') _unionfs_operand -f "$cur"; return ;;
+        'diff --oci') _unionfs_operand -f "$cur"; return ;;
+        'apply apply') _unionfs_operand -f "$cur"; return ;;
+        'convert --to') _unionfs_word 'aufs overlay fuse-overlayfs unionfs-fuse unionfs-fuse-1.0'; return ;;
+        esac
+    fi
     case $cur in
         -o*) _unionfs_text -o ;;
-        --*) _unionfs_word '--sloppy --check --help --version' ;;
-        -*) _unionfs_word '-o -f -d -r -s -N -h -V --sloppy --check --help --version' ;;
+        -*) _unionfs_word "$flags" ;;
         *)
             _unionfs_operand -d "$cur"
             if ((${#words[@]} == 2)); then _unionfs_word 'mount umount upgrade ctl plink diff apply check convert commit demo'; fi

@@ -27,7 +27,8 @@ use crate::cli::Commit;
 use crate::layer::record;
 use crate::sys;
 
-use super::check::{lock, open};
+use super::check::open;
+use super::in_use::{self, Purpose};
 use super::{Result, ToolError};
 
 /// What a commit did.
@@ -76,6 +77,7 @@ pub(super) fn commit_layers(what: &Commit) -> Result<Committed> {
         is_layer: !what.below.is_empty(),
     };
     check_apart(&both, what)?;
+    let lock = |root, path| in_use::lock(root, path, Purpose::Merge);
     let lower_lock = lock(&both.lower, &what.lower)?;
     let upper_lock = lock(&both.upper, &what.upper)?;
     check_records(&both, what)?;

@@ -27,6 +27,8 @@ pub(super) enum Purpose {
     Look,
     /// It is changed, which its mounts would not know of.
     Change,
+    /// It is changed, and others that have it as a lower take that upon themselves.
+    Merge,
 }
 
 /// The lock that a mount holds on its upper, for as long as we work on it.
@@ -59,6 +61,7 @@ pub(super) fn refuse_others(root: &OwnedFd, path: &Path, purpose: Purpose) -> Re
     let deadline = Instant::now() + ENDING;
     loop {
         let (server, overlay) = users(own, purpose);
+        let server = server.filter(|_| purpose != Purpose::Merge);
         match (server, overlay) {
             (_, true) => return Err(busy(path, "overlay")),
             (Some(server), _) if Instant::now() >= deadline => return Err(busy(path, &server)),

@@ -29,8 +29,64 @@ pub(crate) fn completion() -> String {
         ),
         ("LONG", joined(long.map(|word| format!("--{word}")), " ")),
         ("VERBS", joined(verbs, " ")),
+        ("OF_VERBS", of_verbs()),
+        ("VALUES_OF_VERBS", values_of_verbs()),
     ];
     crate::fill(include_str!("../templates/unionfs.bash"), &texts)
+}
+
+/// The flags of each word that may stand first.
+fn of_verbs() -> String {
+    let mut text = String::new();
+    for verb in command_line::verbs() {
+        let short = verb.flags.iter().filter_map(|flag| flag.short);
+        let short = short.map(|letter| format!("-{letter}"));
+        let long = verb.flags.iter().filter_map(|flag| flag.long.as_ref());
+        let long = long.map(|word| format!("--{word}"));
+        let words = joined(short.chain(long), " ");
+        let _ = writeln!(text, "        {}) flags='{words}' ;;", verb.name);
+    }
+    text
+}
+
+/// What stands after a flag of such a word, and the words that are its first operand.
+fn values_of_verbs() -> String {
+    let mut text = String::new();
+    for verb in command_line::verbs() {
+        let name = &verb.name;
+        for flag in verb.flags.iter().filter(|flag| flag.long.is_some()) {
+            let word = flag.long.as_deref().unwrap_or_default();
+            let _ = match (flag.wants_file(), flag.choices.as_slice()) {
+                (true, _) => writeln!(
+                    text,
+                    "        '{name} --{word}') _unionfs_operand -f \"$cur\"; return ;;"
+                ),
+                (_, []) => continue,
+                (_, choices) => writeln!(
+                    text,
+                    "        '{name} --{word}') _unionfs_word '{}'; return ;;",
+                    choices.join(" ")
+                ),
+            };
+        }
+        let first = verb
+            .operands
+            .first()
+            .is_some_and(|name| name.contains(".tar"));
+        let _ = match (verb.choices.as_slice(), first) {
+            ([], false) => continue,
+            ([], true) => writeln!(
+                text,
+                "        '{name} {name}') _unionfs_operand -f \"$cur\"; return ;;"
+            ),
+            (choices, _) => writeln!(
+                text,
+                "        '{name} {name}') _unionfs_word '{}'; return ;;",
+                choices.join(" ")
+            ),
+        };
+    }
+    text
 }
 
 fn joined(words: impl IntoIterator<Item = String>, by: &str) -> String {
@@ -56,7 +112,7 @@ fn kinds() -> String {
 
 /// The flags with a value: options, or a file.
 fn paths(flags: &[Flag]) -> String {
-    let mut text = "        -*o) _unionfs_text ''; return ;;\n".to_owned();
+    let mut text = "        -o | -[!-]*o) _unionfs_text ''; return ;;\n".to_owned();
     for flag in flags.iter().filter(|flag| flag.wants_file()) {
         let short = flag.short.map(|letter| format!("-{letter}"));
         let long = flag.long.as_ref().map(|word| format!("--{word}"));

@@ -8,6 +8,8 @@ pub(crate) struct Flag {
     pub(crate) long: Option<String>,
     /// What its value is called.
     pub(crate) value: Option<String>,
+    /// The values that there are; empty when there are more than can be told.
+    pub(crate) choices: Vec<String>,
     pub(crate) help: String,
 }
 
@@ -29,6 +31,9 @@ pub(crate) struct Verb {
     /// What its operands are called.
     pub(crate) operands: Vec<String>,
     pub(crate) help: String,
+    pub(crate) flags: Vec<Flag>,
+    /// Words for the first operand.
+    pub(crate) choices: Vec<String>,
 }
 
 fn command() -> Command {
@@ -40,9 +45,21 @@ fn command() -> Command {
 
 /// All flags of a mount.
 pub(crate) fn flags() -> Vec<Flag> {
-    let command = command();
+    flags_of(&command())
+}
+
+fn choices(arg: &Arg) -> Vec<String> {
+    let values = arg.get_possible_values().into_iter();
+    values.map(|value| value.get_name().to_owned()).collect()
+}
+
+fn flags_of(command: &Command) -> Vec<Flag> {
     let shown = |arg: &&Arg| !arg.is_positional() && !arg.is_hide_set();
     let flags = command.get_arguments().filter(shown).map(|arg| Flag {
+        choices: match arg.get_action().takes_values() {
+            true => choices(arg),
+            false => Vec::new(),
+        },
         short: arg.get_short(),
         long: arg.get_long().map(str::to_owned),
         value: arg
@@ -64,6 +81,12 @@ pub(crate) fn verbs() -> Vec<Verb> {
     verbs
         .map(|verb| Verb {
             name: verb.get_name().to_owned(),
+            flags: flags_of(verb),
+            choices: verb
+                .get_positionals()
+                .next()
+                .map(choices)
+                .unwrap_or_default(),
             operands: verb
                 .get_positionals()
                 .filter_map(Arg::get_value_names)

@@ -19,7 +19,30 @@ pub(crate) fn completion() -> String {
     for flag in command_line::flags() {
         let _ = writeln!(flags, "        {} \\", argument(&flag));
     }
-    let texts = [("OPTIONS", options), ("VERBS", verbs), ("FLAGS", flags)];
+    let mut of_verbs = String::new();
+    let others = command_line::verbs().into_iter();
+    for verb in others.filter(|verb| verb.name != "mount") {
+        let _ = write!(of_verbs, "    {})\n        _arguments -S \\\n", verb.name);
+        for flag in &verb.flags {
+            let _ = writeln!(of_verbs, "            {} \\", argument(flag));
+        }
+        let is_archive = |name: &String| name.contains(".tar");
+        let second = match (verb.choices.as_slice(), verb.operands.first()) {
+            ([], Some(first)) if is_archive(first) => "'2:archive:_files'".to_owned(),
+            ([], _) => "'2:directory:_files -/'".to_owned(),
+            (choices, _) => format!("'2:action:({})'", choices.join(" ")),
+        };
+        let _ = writeln!(
+            of_verbs,
+            "            '1: :' \\\n            {second} \\\n            '*:directory:_files -/'\n        return ;;"
+        );
+    }
+    let texts = [
+        ("OPTIONS", options),
+        ("VERBS", verbs),
+        ("FLAGS", flags),
+        ("OF_VERBS", of_verbs),
+    ];
     crate::fill(include_str!("../templates/_unionfs"), &texts)
 }
 
@@ -52,10 +75,11 @@ fn option(offer: &Offer) -> String {
 fn argument(flag: &Flag) -> String {
     let help = quoted(&flag.help);
     let action = match (flag.is_options(), flag.wants_file(), &flag.value) {
-        (true, ..) => ":options:_unionfs_options",
-        (_, true, _) => ":file:_files",
-        (.., Some(_)) => ":value: ",
-        (.., None) => "",
+        (true, ..) => ":options:_unionfs_options".to_owned(),
+        (_, true, _) => ":file:_files".to_owned(),
+        (.., Some(_)) if !flag.choices.is_empty() => format!(":value:({})", flag.choices.join(" ")),
+        (.., Some(_)) => ":value: ".to_owned(),
+        (.., None) => String::new(),
     };
     let plus = if flag.value.is_some() { "+" } else { "" };
     let star = if flag.is_options() { "*" } else { "" };

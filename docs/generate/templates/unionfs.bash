@@ -120,7 +120,7 @@ _unionfs_text() {
 }
 
 _unionfs() {
-    local words cur prev
+    local words cur prev verb= flags='@SHORT@ @LONG@'
     # Which of = and : part words.
     local breaks=${COMP_WORDBREAKS//[!=:]/}
     COMPREPLY=()
@@ -131,10 +131,19 @@ _unionfs() {
     case $prev in
 @PATHS@
     esac
+    if ((${#words[@]} > 2)); then verb=${words[1]}; fi
+    case $verb in
+@OF_VERBS@
+    esac
+    # The word before this one may be the verb itself.
+    if [[ $cur != -* ]]; then
+        case "$verb $prev" in
+@VALUES_OF_VERBS@
+        esac
+    fi
     case $cur in
         -o*) _unionfs_text -o ;;
-        --*) _unionfs_word '@LONG@' ;;
-        -*) _unionfs_word '@SHORT@ @LONG@' ;;
+        -*) _unionfs_word "$flags" ;;
         *)
             _unionfs_operand -d "$cur"
             if ((${#words[@]} == 2)); then _unionfs_word '@VERBS@'; fi

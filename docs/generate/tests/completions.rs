@@ -113,6 +113,46 @@ fn bash_completes_words_and_operands() {
 }
 
 #[test]
+fn bash_completes_what_belongs_to_a_word() {
+    assert_eq!(
+        bash("unionfs convert --to "),
+        [
+            "aufs",
+            "fuse-overlayfs",
+            "overlay",
+            "unionfs-fuse",
+            "unionfs-fuse-1.0"
+        ]
+    );
+    assert_eq!(bash("unionfs check --r"), ["--repair"]);
+    assert_eq!(
+        bash("unionfs diff --"),
+        ["--help", "--json", "--oci", "--tar"]
+    );
+    assert_eq!(bash("unionfs diff --tar f"), ["file.log"]);
+    assert_eq!(bash("unionfs apply f"), ["file.log"]);
+    assert_eq!(bash("unionfs plink "), ["flush", "list"]);
+    assert_eq!(bash("unionfs plink list up"), ["upper"]);
+    assert_eq!(bash("unionfs diff -o lowerdir=low"), ["lower1/", "lower2/"]);
+}
+
+#[test]
+fn fish_completes_what_belongs_to_a_word() {
+    assert_eq!(
+        fish("unionfs convert --to "),
+        [
+            "aufs",
+            "fuse-overlayfs",
+            "overlay",
+            "unionfs-fuse",
+            "unionfs-fuse-1.0"
+        ]
+    );
+    assert_eq!(fish("unionfs check --rep"), ["--repair"]);
+    assert!(fish("unionfs plink ").contains(&"flush".to_owned()));
+}
+
+#[test]
 fn shells_read_the_scripts() {
     let place = place();
     printed("bash", &["-n", &completion("unionfs.bash")], place.path());
