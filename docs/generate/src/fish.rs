@@ -29,43 +29,7 @@ pub(crate) fn completion() -> String {
             verb.name,
             quoted(&verb.help)
         );
-        if !verb.choices.is_empty() {
-            let _ = writeln!(
-                verbs,
-                "complete -c unionfs -n '__fish_seen_subcommand_from {}; and __fish_is_nth_token 2' -a '{}'",
-                verb.name,
-                verb.choices.join(" ")
-            );
-        }
-        for flag in verb.flags.iter().filter(|flag| flag.long.is_some()) {
-            let word = flag.long.as_deref().unwrap_or_default();
-            let value = match (flag.wants_file(), flag.choices.as_slice(), &flag.value) {
-                (true, ..) => " -r -F".to_owned(),
-                (_, [], None) => String::new(),
-                (_, [], Some(_)) => " -x".to_owned(),
-                (_, choices, _) => format!(" -x -a '{}'", choices.join(" ")),
-            };
-            if ["help", "version"].contains(&word) || verb.name == "mount" {
-                continue;
-            }
-            let _ = writeln!(
-                verbs,
-                "complete -c unionfs -n '__fish_seen_subcommand_from {}' -l {word}{value} -d {}",
-                verb.name,
-                quoted(&flag.help)
-            );
-        }
-        if verb
-            .operands
-            .first()
-            .is_some_and(|name| name.contains(".tar"))
-        {
-            let _ = writeln!(
-                verbs,
-                "complete -c unionfs -n '__fish_seen_subcommand_from {}' -F",
-                verb.name
-            );
-        }
+        of_verb(&verb, &mut verbs);
     }
     let texts = [
         ("VALUES", values()),
@@ -83,6 +47,47 @@ pub(crate) fn completion() -> String {
         ("FLAGS", flags()),
     ];
     crate::fill(include_str!("../templates/unionfs.fish"), &texts)
+}
+
+/// The flags of a word that stands first, and the words that are its first operand.
+fn of_verb(verb: &command_line::Verb, text: &mut String) {
+    if !verb.choices.is_empty() {
+        let _ = writeln!(
+            text,
+            "complete -c unionfs -n '__fish_seen_subcommand_from {}; and __fish_is_nth_token 2' -a '{}'",
+            verb.name,
+            verb.choices.join(" ")
+        );
+    }
+    for flag in verb.flags.iter().filter(|flag| flag.long.is_some()) {
+        let word = flag.long.as_deref().unwrap_or_default();
+        let value = match (flag.wants_file(), flag.choices.as_slice(), &flag.value) {
+            (true, ..) => " -r -F".to_owned(),
+            (_, [], None) => String::new(),
+            (_, [], Some(_)) => " -x".to_owned(),
+            (_, choices, _) => format!(" -x -a '{}'", choices.join(" ")),
+        };
+        if ["help", "version"].contains(&word) || verb.name == "mount" {
+            continue;
+        }
+        let _ = writeln!(
+            text,
+            "complete -c unionfs -n '__fish_seen_subcommand_from {}' -l {word}{value} -d {}",
+            verb.name,
+            quoted(&flag.help)
+        );
+    }
+    if verb
+        .operands
+        .first()
+        .is_some_and(|name| name.contains(".tar"))
+    {
+        let _ = writeln!(
+            text,
+            "complete -c unionfs -n '__fish_seen_subcommand_from {}' -F",
+            verb.name
+        );
+    }
 }
 
 fn values() -> String {
