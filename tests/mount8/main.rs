@@ -14,6 +14,7 @@ mod machine;
 
 mod again;
 mod bad;
+mod documents;
 mod forms;
 mod generic;
 mod helper;
