@@ -8,6 +8,7 @@ mod change;
 mod ending;
 mod error;
 mod fault;
+mod heir;
 mod served;
 mod snapshot;
 
@@ -36,8 +37,8 @@ pub use snapshot::Snapshot;
 /// its layers are left alone: when something is still open in it, for two seconds, after which its
 /// users get errors. It does not panic; what could not be done is told on stderr.
 ///
-/// A process that is killed cannot do that. What it leaves is a mount that
-/// answers `ENOTCONN`, which `unionfs umount` or `fusermount3 -u` takes away.
+/// When the process is killed, or aborts, a shell that waits for that ends the connection and takes the mount
+/// away.
 ///
 /// # Example
 ///
@@ -277,7 +278,7 @@ impl Union {
         };
         let seat = Seat {
             path: &self.path,
-            device: served.device,
+            identity: served.identity,
         };
         if !seat.is_mounted() {
             return Err(Error::with(

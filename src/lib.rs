@@ -52,9 +52,12 @@
 //!
 //! The union is served by threads of its own. Of what threads of a process share it changes nothing: not
 //! the umask, the working directory, signal handlers, limits, nor the credentials of your threads. It starts
-//! `fusermount3` where that is needed. A test may use the mount from any thread, and from other
-//! programs. What it must not do is kill itself (`SIGKILL`, `abort`) while it waits for an answer of the mount:
-//! the kernel may then wait for an answer that nobody gives. [`Builder::spawned`] has none of this.
+//! `fusermount3` where that is needed, and for each mount a shell that unmounts when the process is killed. A
+//! test may use the mount from any thread, and from other programs.
+//!
+//! A process that is killed while one of its threads waits for an answer of its own mount ends only when the
+//! connection does. The shell sees to that as root, and for others where `/sys/fs/fuse/connections` is
+//! mounted, as it is on most systems; elsewhere prefer [`Builder::spawned`] for what may be killed.
 //!
 //! # What is stable
 //!

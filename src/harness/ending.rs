@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::daemon;
+use crate::sys::mount::Identity;
 use crate::sys::{self, Errno, fusermount};
 
 use super::Error;
@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seat<'a> {
     pub path: &'a Path,
-    pub device: (u32, u32),
+    pub identity: Identity,
 }
 
 /// Runs `work` in a thread of its own; `None` when it takes longer than `limit`, or there can be no
@@ -36,9 +36,12 @@ pub(super) fn within<T: Send + 'static>(
     done.recv_timeout(limit).ok()
 }
 
-/// The device number of what stands at `path`.
-pub(super) fn device(path: &Path) -> Result<(u32, u32), Error> {
-    daemon::device(path).map_err(|e| Error::new(format_args!("{}: {e}", path.display())))
+/// What stands at `path`.
+pub(super) fn identity(path: &Path) -> Result<Identity, Error> {
+    sys::mount::identity(path).map_err(|e| {
+        let error = std::io::Error::from(e);
+        Error::new(format_args!("{}: {error}", path.display()))
+    })
 }
 
 /// Waits until a new mount answers.
@@ -72,13 +75,13 @@ enum Refusal {
 impl Seat<'_> {
     /// False when it is gone, whatever stands there now.
     pub fn is_mounted(self) -> bool {
-        daemon::device(self.path).is_ok_and(|now| now == self.device)
+        sys::mount::identity(self.path).is_ok_and(|now| now == self.identity)
     }
 
     /// Has the kernel write what it keeps of changed files.
     pub fn sync(self) -> Result<(), Error> {
         let path = self.path.to_owned();
-        let number = self.device.1;
+        let number = self.identity.device;
         let synced = within(CALL, move || {
             let dir = File::open(path)?;
             sys::file::sync_filesystem(dir)?;
@@ -158,8 +161,8 @@ impl Seat<'_> {
     /// Ends the connection: whoever still uses the mount gets an error.
     pub fn abort(self) {
         // Where it may not be done, or fusectl is not mounted, they go on.
-        if let Err(e) = sys::connection::abort(self.device.1) {
-            tracing::debug!("connection {} is not ended: {e}", self.device.1);
+        if let Err(e) = sys::connection::abort(self.identity.device) {
+            tracing::debug!("connection {} is not ended: {e}", self.identity.device);
         }
     }
 }

@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 use crate::mount::{self, Injected, Mounted, Target};
 use crate::options::Options;
 use crate::sys;
+use crate::sys::mount::Identity;
 
 use super::Error;
 use super::builder::Plan;
-use super::ending::{self, Seat, device};
+use super::ending::{self, Seat, identity};
 use super::fault::injected;
+use super::heir::Heir;
 
 /// How long the mount of a child may take to be there.
 const START: Duration = Duration::from_secs(20);
@@ -35,8 +37,10 @@ const PART: u64 = 16;
 #[derive(Debug)]
 pub(super) struct Served {
     server: Server,
-    /// The mount's device number.
-    pub device: (u32, u32),
+    /// Takes the mount away if this process cannot.
+    heir: Option<Heir>,
+    /// The mount.
+    pub identity: Identity,
 }
 
 #[derive(Debug)]
@@ -56,9 +60,11 @@ impl Served {
             None => threads(plan, mountpoint)?,
             Some(program) => Server::Child(Box::new(child(program, plan, mountpoint)?)),
         };
+        let identity = identity(mountpoint)?;
         let mut served = Self {
             server,
-            device: device(mountpoint)?,
+            heir: Heir::start(mountpoint, identity.device),
+            identity,
         };
         if let Err(error) = ending::answers(mountpoint) {
             served.end_anyhow(mountpoint);
@@ -70,7 +76,7 @@ impl Served {
     fn seat<'a>(&self, path: &'a Path) -> Seat<'a> {
         Seat {
             path,
-            device: self.device,
+            identity: self.identity,
         }
     }
 
@@ -112,6 +118,7 @@ impl Served {
     /// Waits for the server of a mount that is gone. Those who still have files open there are waited
     /// for, but not for ever.
     fn finish(&mut self, seat: Seat<'_>) -> Result<(), Error> {
+        self.heir = None;
         if self.has_ended(END) {
             return Ok(());
         }
@@ -240,7 +247,7 @@ fn child(program: &Path, plan: &Plan, mountpoint: &Path) -> Result<Child, Error>
             "name the program of this version, built and in reach",
         )
     };
-    let before = device(mountpoint)?;
+    let before = identity(mountpoint)?;
     let said = sys::throwaway::nameless_file().map_err(|e| fail(&e))?;
     let mut said = File::from(said);
     let stderr = said.try_clone().map_err(|e| fail(&e))?;
@@ -253,7 +260,7 @@ fn child(program: &Path, plan: &Plan, mountpoint: &Path) -> Result<Child, Error>
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let mut child = command.stderr(stderr).spawn().map_err(|e| fail(&e))?;
     let start = Instant::now();
-    while device(mountpoint)? == before {
+    while identity(mountpoint)? == before {
         let gone = ended_within(&mut child, PAUSE);
         if gone.is_none() && start.elapsed() < START {
             continue;

@@ -89,6 +89,24 @@ pub(crate) fn lock_within(fd: impl AsFd, patience: Duration) -> Result<()> {
     }
 }
 
+/// Gives this thread a table of descriptors of its own, with standard input, output and error only; other
+/// threads keep theirs.
+///
+/// The caller vouches that nothing in this thread, from now on, uses a descriptor that it had, and that
+/// none of what it opens goes to another thread.
+///
+/// # Errors
+/// ENOSYS before Linux 5.9.
+pub(crate) fn own_table() -> Result<()> {
+    const UNSHARE: libc::c_uint = 2;
+    let first = libc::STDERR_FILENO + 1;
+    // SAFETY: by the contract above. The table of the other threads is not touched (CLOSE_RANGE_UNSHARE).
+    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, UNSHARE) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
 /// How many descriptors this process may have open.
 pub(crate) fn fd_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);

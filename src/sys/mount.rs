@@ -157,6 +157,30 @@ pub(crate) fn trim_heap() {
     }
 }
 
+/// What tells a mount from any other at its place, as far as the kernel knows it without asking its server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The minor number of its device, which for FUSE is the number of the connection. It is given to
+    /// another mount when this one is gone.
+    pub device: u32,
+    /// From Linux 6.8 on a number that no other mount ever has.
+    mount: u64,
+}
+
+/// What stands at `path`.
+pub(crate) fn identity(path: &Path) -> Result<Identity> {
+    /// `STATX_MNT_ID_UNIQUE` of linux/stat.h.
+    const UNIQUE: u32 = 0x4000;
+    let wanted = rustix::fs::StatxFlags::MNT_ID.bits() | UNIQUE;
+    let wanted = rustix::fs::StatxFlags::from_bits_retain(wanted);
+    let flags = rustix::fs::AtFlags::STATX_DONT_SYNC;
+    let found = rustix::fs::statx(CWD, path, flags, wanted)?;
+    Ok(Identity {
+        device: found.stx_dev_minor,
+        mount: found.stx_mnt_id,
+    })
+}
+
 /// An id of the mount that `fd` was opened through; `None` before Linux 5.8.
 pub(crate) fn id(fd: impl AsFd) -> Option<u64> {
     let flags = rustix::fs::AtFlags::EMPTY_PATH;

@@ -98,6 +98,52 @@ fn unchanged() {
     assert_eq!(other, before, "in a new thread");
 }
 
+/// A process that is killed while it waits for its own mount ends, and so does the mount.
+#[test]
+fn a_killed_process_ends() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "process_state::waits_for_itself"])
+        .args(["--ignored", "--test-threads=1"])
+        .env("TMPDIR", temp.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let soon = |what: &str, happens: &mut dyn FnMut() -> bool| {
+        for _ in 0..1000 {
+            if happens() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        panic!("not within ten seconds: {what}");
+    };
+    soon("it waits", &mut || temp.path().join("waiting").exists());
+    thread::sleep(Duration::from_millis(50));
+    child.kill().unwrap();
+    soon("it ends", &mut || child.try_wait().unwrap().is_some());
+    let table = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let path = temp.path().to_str().unwrap();
+    soon("the mount is gone", &mut || !table().contains(path));
+}
+
+#[test]
+#[ignore = "run by the test above, and killed"]
+fn waits_for_itself() {
+    let place = Place::new();
+    let slow = unionfs::Fault::delay(
+        unionfs::Operation::CreateDirectory,
+        Duration::from_secs(3600),
+    );
+    let union = place
+        .builder()
+        .fault(slow)
+        .mount(place.path("mnt"))
+        .unwrap();
+    fs::write(std::env::temp_dir().join("waiting"), "").unwrap();
+    fs::create_dir(union.join("new")).unwrap();
+}
+
 #[test]
 fn mounts_leave_nothing_behind() {
     alone("nothing_left");

@@ -147,3 +147,40 @@ fn nothing_holds_the_layers_afterwards() {
     drop(union);
     assert_eq!((held("upper"), held("lower")), (0, 0));
 }
+
+/// What a process cannot do that is killed, its heir does.
+#[test]
+fn a_killed_process_leaves_no_mount() {
+    let place = Place::new();
+    let mnt = place.path("mnt");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "anyone::end::mounts_and_waits"])
+        .args(["--ignored", "--test-threads=1"])
+        .env("UNIONFS_TEST_PLACE", place.path(""))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let soon = |what: &str, happens: &dyn Fn() -> bool| {
+        let waited = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            happens()
+        });
+        assert!(waited, "not within ten seconds: {what}");
+    };
+    soon("it is mounted", &|| place.path("mounted").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    soon("it is gone", &|| !is_mounted(&mnt));
+    drop(place.mount());
+}
+
+#[test]
+#[ignore = "run by the test above, and killed"]
+fn mounts_and_waits() {
+    let place = std::path::PathBuf::from(std::env::var_os("UNIONFS_TEST_PLACE").unwrap());
+    let builder = unionfs::Union::builder().lower(place.join("lower"));
+    let builder = builder.upper(place.join("upper"));
+    let _union = builder.mount(place.join("mnt")).unwrap();
+    fs::write(place.join("mounted"), "").unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(1000));
+}
