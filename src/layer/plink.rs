@@ -9,7 +9,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sys::sync::Mutex;
 use rustix::fs::RenameFlags;
 
 use crate::sys::{self, Errno, Result, Stat};

@@ -1,11 +1,11 @@
 //! The writable layer: its whiteouts, opaque marks and temporaries.
 
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use crate::sys::sync::Mutex;
 use rustix::fs::{OFlags, RenameFlags};
 
 use crate::options::WhiteoutForm;

@@ -23,6 +23,7 @@ pub(crate) mod own;
 pub(crate) mod privileges;
 pub(crate) mod shared;
 pub(crate) mod stat;
+pub(crate) mod sync;
 pub(crate) mod throwaway;
 pub(crate) mod watch;
 pub(crate) mod xattr;

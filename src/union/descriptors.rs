@@ -362,7 +362,7 @@ impl Union {
         if stat.kind() != FileKind::Regular {
             return Err(Errno::IO);
         }
-        let key = inode.key.load(std::sync::atomic::Ordering::Acquire);
+        let key = inode.key.load(crate::sys::sync::atomic::Ordering::Acquire);
         let is_it = key == 0 || key == self.inodes.numbers.of(stat.dev, stat.ino);
         if !is_it && inode.layer() == layer {
             // The name was given to another file between the look and the call.

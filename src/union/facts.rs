@@ -3,7 +3,7 @@
 //! The kernel asks each new file for capabilities and ACLs, and each object that has none is asked
 //! again whenever the kernel has forgotten it.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use crate::sys::sync::atomic::{AtomicU32, Ordering};
 
 /// The data are the object's own, as it carries no metacopy record; unless a copy-up has left them
 /// where they were since, which the inode knows.

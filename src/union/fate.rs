@@ -134,7 +134,8 @@ impl Union {
         if side.is_dir() {
             Self::subdir_changed(side.parent, false);
             Self::subdir_changed(to.parent, true);
-            self.moves.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            self.moves
+                .fetch_add(1, crate::sys::sync::atomic::Ordering::AcqRel);
         }
         let Some(inode) = &side.inode else { return };
         let mut lower = None;

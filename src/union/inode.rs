@@ -1,9 +1,9 @@
 //! The union's objects.
 
+use crate::sys::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, RwLock};
+use crate::sys::sync::{Mutex, RwLock};
 use smallvec::SmallVec;
 
 use crate::layer::LayerIndex;

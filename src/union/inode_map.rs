@@ -4,8 +4,8 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
+use crate::sys::sync::RwLock;
 use hashbrown::{DefaultHashBuilder, HashTable};
-use parking_lot::RwLock;
 
 use super::inode::Inode;
 

@@ -1,10 +1,10 @@
 //! All inodes that someone refers to, by node id, and how a lookup finds them again.
 
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry as Slot;
+use crate::sys::sync::DashMap;
+use crate::sys::sync::Slot;
 
 use crate::sys::{Errno, FileKind, Result, Stat};
 

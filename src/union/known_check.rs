@@ -1,7 +1,7 @@
 //! For tests: whether what is known of names is right.
 
+use crate::sys::sync::atomic::Ordering;
 use std::sync::Weak;
-use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 

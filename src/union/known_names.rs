@@ -8,12 +8,12 @@
 //!
 //! All listings together take a limited amount of memory; those that nobody used lately go first.
 
+use crate::sys::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use crate::sys::sync::Mutex;
 use smallvec::SmallVec;
 
 use crate::layer::LayerIndex;

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sys::sync::Mutex;
 
 use crate::sys::Result;
 use crate::sys::map::Mapping;

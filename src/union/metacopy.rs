@@ -32,7 +32,7 @@ const ATTRIBUTE_BLOCKS: u64 = 16;
 const CAPABILITY: &[u8] = b"security.capability";
 
 /// The right to change the attributes of a file.
-pub(super) type AttributesHeld<'a> = (parking_lot::MutexGuard<'a, ()>, Ranked);
+pub(super) type AttributesHeld<'a> = (crate::sys::sync::MutexGuard<'a, ()>, Ranked);
 
 /// Where the data of a file are.
 #[derive(Clone, Debug)]

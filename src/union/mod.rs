@@ -79,7 +79,7 @@ mod watch;
 mod work;
 mod xattr;
 
-use std::sync::atomic::AtomicU64;
+use crate::sys::sync::atomic::AtomicU64;
 
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};

@@ -4,8 +4,8 @@
 //! parts say enough where at most the top part has subdirectories; otherwise its entries are read
 //! once. The number is kept while the directory is known, and follows every change of ours.
 
+use crate::sys::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::sys::{self, Result};
 

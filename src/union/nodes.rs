@@ -5,11 +5,11 @@
 //! node as long as it is open. After copy-up its names get another node then; the one before stays
 //! good for what was opened by it.
 
+use crate::sys::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry as Slot;
+use crate::sys::sync::DashMap;
+use crate::sys::sync::Slot;
 use smallvec::SmallVec;
 
 use crate::sys::Result;

@@ -1,10 +1,10 @@
 //! Inode numbers: one number for each real object of any layer.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::sys::sync::atomic::{AtomicU64, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
-use parking_lot::RwLock;
+use crate::sys::sync::DashMap;
+use crate::sys::sync::RwLock;
+use crate::sys::sync::Slot as Entry;
 
 use super::journal::{self, Journal};
 

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::sys::sync::Mutex;
 
 use crate::layer::name::{self, NameBuf};
 use crate::layer::private::is_private;

@@ -4,10 +4,10 @@
 //! Until its entry goes, a file is found by it; so a crash at any point leaves some names that have
 //! their place and some that follow the entry, and the next flush goes on from there.
 
+use crate::sys::sync::atomic::Ordering;
 use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::layer::{origin, plink};
 use crate::sys::{self, Errno, Result};

@@ -2,12 +2,12 @@
 //!
 //! The names of the entries are read at mount; a record is read when its file is first met.
 
+use crate::sys::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use crate::sys::sync::{Mutex, MutexGuard, RwLock};
 
 use crate::layer::plink::{PlinkDir, Record};
 use crate::sys::Result;

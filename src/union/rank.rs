@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sys::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Ranks of the module text of [`super`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
@@ -16,14 +16,16 @@ pub(crate) enum Rank {
 #[cfg(debug_assertions)]
 mod held {
     use super::Rank;
+    use crate::sys::sync::per_thread;
     use std::cell::RefCell;
 
-    thread_local! {
-        static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
+    per_thread! {
+        static HELD: RefCell<Vec<Rank>> = RefCell::new(Vec::new());
     }
 
     pub(super) fn push(rank: Rank, second: bool) {
-        HELD.with_borrow_mut(|held| {
+        HELD.with(|held| {
+            let mut held = held.borrow_mut();
             let bad = held.iter().any(|&h| h > rank || (h == rank && !second));
             debug_assert!(!bad, "lock of rank {rank:?} taken while {held:?} are held");
             held.push(rank);
@@ -31,7 +33,8 @@ mod held {
     }
 
     pub(super) fn pop(rank: Rank) {
-        HELD.with_borrow_mut(|held| {
+        HELD.with(|held| {
+            let mut held = held.borrow_mut();
             if let Some(at) = held.iter().rposition(|&h| h == rank) {
                 held.remove(at);
             }

@@ -2,7 +2,7 @@
 //!
 //! (Two fields of the inode, as one of their own would make every inode a word larger.)
 
-use std::sync::atomic::Ordering;
+use crate::sys::sync::atomic::Ordering;
 
 use super::inode::Inode;
 use super::journal;

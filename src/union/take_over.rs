@@ -5,10 +5,10 @@
 //! and st_ino, which stays over copy-up; a name that no longer does was changed just when the server
 //! ended, and then another name, or the descriptor that was put aside before, is the way.
 
+use crate::sys::sync::atomic::Ordering;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::layer::name::Name;
 use crate::sys::{self, FileKind, Stat};

@@ -3,10 +3,10 @@
 //! fsync(2) reports such an error once to each open file. All of ours go through one descriptor, which is
 //! told once. So who asks with an open that was there by then, and was not told, is told from here.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sys::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry as Slot;
+use crate::sys::sync::DashMap;
+use crate::sys::sync::Slot;
 use smallvec::SmallVec;
 
 use crate::sys::{Errno, Result};

@@ -15,6 +15,8 @@
 
 mod concurrent;
 mod draw;
+#[cfg(feature = "shuttle")]
+mod explorer;
 #[cfg(feature = "faults")]
 mod faults;
 mod few;
