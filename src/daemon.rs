@@ -89,7 +89,10 @@ pub fn mount(options: Options, mountpoint: &Path, manner: &Manner) -> ExitCode {
 }
 
 fn start(mut options: Options, mountpoint: &Path, manner: &Manner) -> Result<(), Failure> {
-    // First of all: a descriptor that was passed on is known by its number only.
+    if options.supervise_auto {
+        options.supervise = supervise::is_possible();
+    }
+    // Before anything is opened: a descriptor that was passed on is known by its number only.
     if let Some(role) = supervise::go_on(&mut options) {
         return play(role?, &options, manner.foreground);
     }

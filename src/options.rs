@@ -208,6 +208,8 @@ pub struct Options {
     pub auto_unmount: bool,
     /// A second process keeps the mount when its daemon dies, and starts another.
     pub supervise: bool,
+    /// The same where the kernel has what it takes.
+    pub supervise_auto: bool,
     /// How owners and permissions are stored and shown.
     pub ownership: Ownership,
     /// The flags of the mount itself.

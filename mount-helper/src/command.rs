@@ -46,6 +46,8 @@ pub(crate) fn words(request: &Request) -> Vec<OsString> {
     if let Some(namespace) = &request.namespace {
         words.extend(["-N".into(), namespace.clone()]);
     }
+    // A mount that nobody made by hand shall outlive its daemon. What was written comes later, and wins.
+    words.extend(["-o".into(), "supervise=auto".into()]);
     for text in &request.options {
         words.extend(["-o".into(), text.clone()]);
     }
@@ -92,6 +94,8 @@ mod tests {
         let expected = [
             "mount",
             "-o",
+            "supervise=auto",
+            "-o",
             "rw,cow",
             "-o",
             "a=b",
@@ -115,6 +119,8 @@ mod tests {
             "--sloppy",
             "-N",
             "/proc/1/fd/4",
+            "-o",
+            "supervise=auto",
             "--",
             "",
             "/m",

@@ -21,8 +21,15 @@ use super::ready::Notice;
 use super::upgrade;
 use crate::mount::{Target, journal};
 use crate::options::Options;
+use crate::sys;
 use crate::sys::daemonize::{self, Side};
 use crate::sys::handover;
+
+/// True where the kernel sends requests again whose server is gone: from 6.9 on. Whether it does is
+/// known for sure when the mount is made; then it is too late to do without.
+pub(super) fn is_possible() -> bool {
+    sys::kernel_version().is_some_and(|version| version >= (6, 9))
+}
 
 /// Which part this process has.
 pub(super) enum Role {

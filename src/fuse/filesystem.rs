@@ -125,6 +125,9 @@ impl Filesystem for UnionFs {
             table.forget(ino.0);
         }
         self.on(Op::Forget).forget_by_kernel(ino.0, nlookup);
+        if let Some(table) = &self.passthrough {
+            table.forgotten(&self.union, ino.0);
+        }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {

@@ -14,10 +14,14 @@ use fuser::{Config, Filesystem, Session, SessionACL};
 use crate::sys::handover::{channel, replace, resend};
 use crate::union::journal::{self, Journal};
 
+use super::leftover;
+
 /// Large enough for any first request; the kernel wants at least 8 KiB.
 const REQUEST: usize = 1 << 16;
 /// `FUSE_HAS_RESEND`, in the second half of the flags.
 const HAS_RESEND: u32 = 1 << (39 - 32);
+/// `FUSE_PASSTHROUGH`, there too.
+const PASSTHROUGH: u32 = 1 << (37 - 32);
 /// `FUSE_INIT_EXT`: there is a second half.
 const INIT_EXT: u32 = 1 << 30;
 
@@ -64,11 +68,21 @@ pub(super) fn session<F: Filesystem>(
         Some((_, first)) => check_same(first, &answer)?,
     }
     replace(session.as_fd(), &connection)?;
-    if begun.is_some() {
+    if let Some((_, first)) = &begun {
+        if passes_through(first)
+            && let Err(e) = leftover::close_later(journal, &connection)
+        {
+            tracing::warn!("files of the last server stay with the kernel: {e}");
+        }
         resend(&connection)?;
         journal.tell_ready();
     }
     Ok(session)
+}
+
+/// Whether the kernel was told, at the beginning of the mount, that it may get files.
+pub(super) fn passes_through(answer: &[u8]) -> bool {
+    word(answer, answer::FLAGS_2) & PASSTHROUGH != 0
 }
 
 fn unsupported(reason: &str) -> io::Error {

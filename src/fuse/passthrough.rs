@@ -9,8 +9,13 @@
 //! A node whose data came to the upper while it was open by a lower's file is switched: it answers
 //! ESTALE, its names lead to another node, and what is open goes on with the lower's file.
 //!
+//! The next server of a supervised mount does not know the ids of the one before. Nodes that were open
+//! are therefore switched too; what is open by them goes on with the file that the kernel has.
+//!
 //! Where a file cannot be had so (layers on stacked filesystems, lowers without a read-only mount of
 //! their own, no memory), its data go through us and the kernel's page cache.
+
+mod inherited;
 
 use std::collections::VecDeque;
 use std::io;
@@ -27,7 +32,7 @@ use crate::sys::{Errno, Result, cred};
 use crate::union::{Caller, OpenMode, Source, Union};
 
 use super::io::Way;
-use super::opening::handle_of;
+use super::opening::{handle_of, number_of};
 
 /// Ids that are kept though nothing is open. Each holds an inode of a layer in the kernel's memory,
 /// 1 to 2 KiB, and no descriptor of ours.
@@ -110,6 +115,25 @@ struct Node {
     queued: bool,
     /// The lower's file that is open, after the data came to the upper.
     old: Option<Arc<OwnedFd>>,
+    /// It was open when the last server ended, perhaps by an id of that one's; perhaps it is still.
+    inherited: bool,
+}
+
+impl Node {
+    fn new(source: Source, backing: Option<Arc<BackingId>>) -> Self {
+        Self {
+            opens: 0,
+            source,
+            backing,
+            appends: false,
+            writes: false,
+            guarded: None,
+            used: false,
+            queued: false,
+            old: None,
+            inherited: false,
+        }
+    }
 }
 
 /// See the module text. Its locks are leaves, but for calls to the core that make no system call.
@@ -120,6 +144,8 @@ pub(super) struct Passthrough {
     idle: Mutex<VecDeque<u64>>,
     /// Layers of which the kernel takes no files.
     refused: Vec<AtomicBool>,
+    /// There are nodes that were open when the last server ended.
+    inherits: bool,
 }
 
 impl Passthrough {
@@ -129,11 +155,16 @@ impl Passthrough {
             return None;
         }
         let layers = 0..union.layer_count();
+        let open = union.take_open_nodes();
         let table = Arc::new(Self {
+            inherits: !open.is_empty(),
             nodes: DashMap::new(),
             idle: Mutex::default(),
             refused: layers.map(|_| AtomicBool::new(false)).collect(),
         });
+        for id in open {
+            table.inherit(union, id);
+        }
         let listener = Arc::downgrade(&table);
         union.on_data_moved(Box::new(move |id, file| {
             if let Some(table) = listener.upgrade() {
@@ -218,6 +249,8 @@ impl Passthrough {
             flags = FopenFlags::FOPEN_NOFLUSH;
         }
         match (node.source == source, node.opens, &node.backing) {
+            _ if node.inherited && opening.by_kernel => flags |= FopenFlags::FOPEN_DIRECT_IO,
+            _ if node.inherited => return Ok(Joined::Moved),
             (true, ..) => {}
             (false, 0, _) => return Ok(Joined::Unknown),
             // The kernel would not try another node; so reads come to us.
@@ -236,6 +269,9 @@ impl Passthrough {
             }
         } else if node.opens > 0 || !union.is_written(source) {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        if node.opens == 0 {
+            union.note_open(opening.id, true);
         }
         node.opens += 1;
         node.used = true;
@@ -269,17 +305,7 @@ impl Passthrough {
             // For the requests that will come.
             union.open(opening.id, OpenMode::default(), NOBODY)?;
         }
-        let node = Node {
-            opens: 0,
-            source,
-            backing: backing.map(Arc::new),
-            appends: false,
-            writes: false,
-            guarded: None,
-            used: false,
-            queued: false,
-            old: None,
-        };
+        let node = Node::new(source, backing.map(Arc::new));
         let unused = match self.nodes.entry(opening.id) {
             Slot::Vacant(slot) => {
                 slot.insert(node);
@@ -344,7 +370,7 @@ impl Passthrough {
 
     /// An open has ended.
     pub fn release(&self, union: &Union, id: u64, handle: FileHandle) {
-        if handle.0 & COUNTED == 0 {
+        if handle.0 & COUNTED == 0 || !union.is_own_open(number_of(handle)) {
             return;
         }
         if handle.0 & MAPS != 0 {
@@ -356,6 +382,7 @@ impl Passthrough {
             let node = slot.get_mut();
             node.opens = node.opens.saturating_sub(1);
             if node.opens == 0 {
+                union.note_open(id, false);
                 node.old = None;
                 let is_kept = node.backing.is_some() && source == Ok(node.source);
                 queue = is_kept && !std::mem::replace(&mut node.queued, true);
@@ -438,7 +465,7 @@ impl Passthrough {
     pub fn data_moved(&self, id: u64, file: &dyn Fn() -> Option<Arc<OwnedFd>>) {
         if let Some(mut node) = self.nodes.get_mut(&id)
             && node.opens > 0
-            && node.backing.is_some()
+            && (node.backing.is_some() || node.inherited)
             && let Some(file) = file()
         {
             node.old = Some(file);

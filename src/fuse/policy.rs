@@ -9,6 +9,7 @@ use crate::sys::cred;
 use crate::union::{Attr, Entry, Keep, Union, journal};
 
 use super::convert::file_attr;
+use super::handover::passes_through;
 use super::io::{Choice, Way};
 use super::probe;
 
@@ -44,9 +45,11 @@ impl Policy {
         // With writes that come late, the kernel never looks at our sizes and times.
         options.write_through |= union.changes_unheard();
         let options = &options;
-        let choice = Choice::new(options, cred::is_real_root(), || match journal::active() {
-            // Which files the kernel has the next server would not know.
-            Some(_) => Err("the mount is supervised".to_owned()),
+        let begun = journal::active().and_then(|journal| journal.session());
+        let choice = Choice::new(options, cred::is_real_root(), || match begun {
+            // What was agreed on with the kernel holds as long as the mount.
+            Some((_, answer)) if passes_through(&answer) => Ok(()),
+            Some(_) => Err("it was not to be had when the mount was made".to_owned()),
             None => probe::passthrough(union),
         });
         choice.tell();

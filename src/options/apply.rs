@@ -200,8 +200,8 @@ impl Reader {
             }
             b"noallow_other" => options.allow = Allow::Owner,
             b"auto_unmount" => options.auto_unmount = true,
-            b"supervise" => options.supervise = true,
-            b"nosupervise" => options.supervise = false,
+            b"supervise" => (options.supervise, options.supervise_auto) = (true, false),
+            b"nosupervise" => (options.supervise, options.supervise_auto) = (false, false),
             b"direct_io" => options.direct_io = true,
             b"noxattrs" => options.no_xattrs = true,
             b"sum" => options.sum_statfs = true,
@@ -350,6 +350,10 @@ impl Reader {
             }
             b"fsync" | b"sync" => options.volatile = value.choose(&FSYNC, FSYNC_EXPECTED)?,
             b"udba" => options.udba = value.choose(&UDBA, "none, reval or notify")?,
+            b"supervise" => {
+                options.supervise_auto = value.choose(&[("auto", true)], "auto, or no value")?;
+                options.supervise = false;
+            }
             b"open" => {
                 options.open = value.choose(&OPEN, "auto, passthrough, none or cached")?;
             }

@@ -164,6 +164,20 @@ pub(crate) fn resend(connection: impl AsFd) -> Result<()> {
     rustix::io::write(connection, &notice).map(drop)
 }
 
+/// Closes a file that the kernel got by a connection for passthrough, by its id.
+///
+/// # Errors
+/// ENOENT when there is none.
+pub(crate) fn close_file(connection: impl AsFd, id: u32) -> Result<()> {
+    /// `FUSE_DEV_IOC_BACKING_CLOSE`: `_IOW(229, 2, uint32_t)`.
+    const CLOSE: libc::Ioctl = 1 << 30 | 4 << 16 | 229 << 8 | 2;
+    // SAFETY: the descriptor is open for the call, which reads one word that outlives it.
+    match unsafe { libc::ioctl(connection.as_fd().as_raw_fd(), CLOSE, &raw const id) } {
+        0 => Ok(()),
+        _ => Err(super::fd::last_errno()),
+    }
+}
+
 /// Marks the number of a request that was sent before.
 pub(crate) const RESENT: u64 = 1 << 63;
 

@@ -31,6 +31,15 @@ pub(crate) mod xattr;
 /// An errno as the kernel returned it.
 pub type Errno = rustix::io::Errno;
 
+/// The kernel's version, its first two numbers.
+pub(crate) fn kernel_version() -> Option<(u32, u32)> {
+    let system = rustix::system::uname();
+    let release = system.release().to_str().ok()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next()?.parse().ok();
+    Some((next()?, next()?))
+}
+
 /// What every function of this layer returns.
 pub type Result<T> = std::result::Result<T, Errno>;
 

@@ -29,7 +29,7 @@ mod read;
 mod tests;
 mod upgrade;
 
-pub(crate) use further::{Exchanging, note_exchanged};
+pub(crate) use further::{Exchanging, Further, note_exchanged};
 pub(crate) use read::{Noted, Swap};
 pub(crate) use upgrade::{begin_upgrade, end_upgrade, program};
 
@@ -62,6 +62,8 @@ mod head {
     /// The first serial that was never used, and the last id beyond those of objects (`further`).
     pub const SERIALS: usize = 5;
     pub const FRESH: usize = 6;
+    /// Up to this one, ids of files that the kernel has are closed.
+    pub const FILES: usize = 7;
     /// Exchanges that were not answered: the numbers of their requests.
     pub const EXCHANGES: usize = 8;
     pub const EXCHANGES_END: usize = 16;
@@ -91,10 +93,15 @@ mod node {
 /// A node's cell begins with this; any other record begins with its number of cells.
 const LIVE: u64 = u64::from_be_bytes(*b"\0\0\0node\x01");
 
+/// So does one of a further node id of an object.
+const FURTHER: u64 = u64::from_be_bytes(*b"\0\0\0more\x01");
+
 /// In [`node::WHAT`]: a descriptor is kept.
 const HELD: u64 = 1 << 9;
 /// No name of the union leads to it any more.
 const UNLINKED: u64 = 1 << 10;
+/// The kernel may have files of the node open by ids of the last server's.
+const OPEN: u64 = 1 << 11;
 
 /// Messages to whoever keeps the connection and the descriptors.
 pub(crate) mod message {

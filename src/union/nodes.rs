@@ -8,14 +8,15 @@
 use crate::sys::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 
-use crate::sys::sync::DashMap;
 use crate::sys::sync::Slot;
+use crate::sys::sync::{DashMap, Mutex};
 use smallvec::SmallVec;
 
 use crate::sys::Result;
 
 use super::Union;
 use super::inode::Inode;
+use super::journal::{self, Cell, Further};
 use super::stale::What;
 use super::types::Keep;
 
@@ -26,12 +27,14 @@ pub(super) struct Nodes {
     special: DashMap<u64, Special>,
     /// How many, so that ordinary mounts pay nothing.
     count: AtomicUsize,
+    /// Nodes that were open when the last server of the mount ended.
+    open_before: Mutex<Vec<u64>>,
 }
 
 #[derive(Debug, Default)]
 struct Special {
-    /// Node ids after the inode's own; the last one is given out.
-    ids: SmallVec<[u64; 1]>,
+    /// Node ids after the inode's own, and where they are noted; the last one is given out.
+    ids: SmallVec<[(u64, Cell); 1]>,
     /// Opens through which the file may be mapped and written without a request.
     mappers: u32,
     /// There was one: its mapping may outlive it.
@@ -63,7 +66,7 @@ impl Nodes {
         }
         let special = self.special.get(&inode.serial);
         special
-            .and_then(|s| s.ids.last().copied())
+            .and_then(|s| s.ids.last().map(|(id, _)| *id))
             .unwrap_or(inode.id)
     }
 
@@ -81,7 +84,7 @@ impl Nodes {
     }
 
     /// Forgets an inode that is gone; returns the ids that it had beside its own.
-    pub fn forget(&self, inode: &Inode) -> SmallVec<[u64; 1]> {
+    pub fn forget(&self, inode: &Inode) -> SmallVec<[(u64, Cell); 1]> {
         if self.is_empty() {
             return SmallVec::new();
         }
@@ -102,7 +105,7 @@ impl Union {
         let inode = self.inodes.get(id)?;
         let mut ids = SmallVec::from_slice(&[inode.id]);
         if let Some(special) = self.nodes.special.get(&inode.serial) {
-            ids.extend(special.ids.iter().copied());
+            ids.extend(special.ids.iter().map(|(id, _)| *id));
         }
         Ok(ids)
     }
@@ -118,15 +121,18 @@ impl Union {
         let inode = self.inodes.get(id)?;
         let fresh = self.inodes.numbers.fresh();
         self.inodes.add_id(fresh, &inode);
+        let cell = journal::active().map_or_else(Cell::default, |journal| {
+            journal.add_further(fresh, inode.serial)
+        });
         let is_given = self.nodes.change(&inode, |special| {
-            let current = special.ids.last().copied().unwrap_or(inode.id);
+            let current = special.ids.last().map_or(inode.id, |(id, _)| *id);
             if current == id {
-                special.ids.push(fresh);
+                special.ids.push((fresh, cell));
             }
             current == id
         });
         if !is_given {
-            self.inodes.drop_id(fresh);
+            self.drop_node((fresh, cell));
             return Ok(());
         }
         // Other names lead to the node before for a while, and what it shows changes from now on.
@@ -177,8 +183,52 @@ impl Union {
 
     /// Gives up what was special about an inode that is gone.
     pub(super) fn forget_node(&self, inode: &Arc<Inode>) {
-        for id in self.nodes.forget(inode) {
-            self.inodes.drop_id(id);
+        for node in self.nodes.forget(inode) {
+            self.drop_node(node);
         }
+    }
+
+    fn drop_node(&self, (id, cell): (u64, Cell)) {
+        self.inodes.drop_id(id);
+        if let Some(journal) = journal::active() {
+            journal.remove_further(cell);
+        }
+    }
+
+    /// Takes in a further node that the last server gave out.
+    pub(super) fn restore_node(&self, inode: &Arc<Inode>, further: &Further) {
+        self.inodes.add_id(further.id, inode);
+        self.nodes.change(inode, |special| {
+            special.ids.push((further.id, further.cell));
+        });
+    }
+
+    /// Has the next server of the mount know whether the kernel may have files of a node open in a way
+    /// that only this one can answer for.
+    pub fn note_open(&self, id: u64, open: bool) {
+        let Some(journal) = journal::active() else {
+            return;
+        };
+        let Ok(inode) = self.inodes.get(id) else {
+            return;
+        };
+        if inode.id == id {
+            return journal.set_open(inode.cell, open);
+        }
+        if let Some(special) = self.nodes.special.get(&inode.serial)
+            && let Some((_, cell)) = special.ids.iter().find(|(further, _)| *further == id)
+        {
+            journal.set_open(*cell, open);
+        }
+    }
+
+    /// Nodes of which the kernel may have files open that it got from the last server; once.
+    pub fn take_open_nodes(&self) -> Vec<u64> {
+        std::mem::take(&mut self.nodes.open_before.lock())
+    }
+
+    /// Says that there is one.
+    pub(super) fn was_open(&self, id: u64) {
+        self.nodes.open_before.lock().push(id);
     }
 }

@@ -16,7 +16,7 @@ use crate::sys::{self, FileKind, Stat};
 use super::Union;
 use super::find::FoundDir;
 use super::inode::{Alias, DirPart, DirStack, Held, Inode, NewInode};
-use super::journal::{Journal, Noted, Swap};
+use super::journal::{Further, Journal, Noted, Swap};
 use super::lookup::dir_of;
 use super::metacopy::shows_holes;
 
@@ -29,6 +29,8 @@ struct Left<'a> {
     nodes: HashMap<u64, Noted>,
     held: HeldFds,
     rename: Option<Swap>,
+    /// Further ids, by serials.
+    further: HashMap<u64, Vec<Further>>,
     /// The two of an exchange had changed places.
     exchanged: bool,
 }
@@ -53,8 +55,15 @@ impl Union {
             nodes: journal.nodes(),
             held,
             rename: journal.unfinished_rename(),
+            further: HashMap::new(),
             exchanged: false,
         };
+        for further in journal.further() {
+            left.further
+                .entry(further.serial)
+                .or_default()
+                .push(further);
+        }
         let mut result = TakenOver::default();
         left.skip_used(self);
         let swap = left.rename.clone();
@@ -78,6 +87,9 @@ impl Union {
                     self.restore(&noted, &mut left, &mut result);
                 }
             }
+        }
+        for further in left.further.values().flatten() {
+            journal.remove_further(further.cell);
         }
         if let Some(swap) = &left.rename {
             journal.settle_rename(swap, left.exchanged);
@@ -141,6 +153,7 @@ impl Union {
         }
         if let Some(inode) = inode {
             inode.note_names_again();
+            self.restore_nodes(noted, &inode, left.further.remove(&noted.serial));
         } else {
             result.lost += 1;
             tracing::debug!("no way leads to {noted:?} any more");
@@ -148,6 +161,19 @@ impl Union {
         }
         for parent in unpinned {
             self.forget(parent, 1);
+        }
+    }
+
+    /// By which ids the kernel knows an inode, and which of them it may have open.
+    fn restore_nodes(&self, noted: &Noted, inode: &Arc<Inode>, further: Option<Vec<Further>>) {
+        if noted.open {
+            self.was_open(noted.id);
+        }
+        for further in further.iter().flatten() {
+            self.restore_node(inode, further);
+            if further.open {
+                self.was_open(further.id);
+            }
         }
     }
 
@@ -282,6 +308,9 @@ impl Left<'_> {
     fn skip_used(&self, union: &Union) {
         for noted in self.nodes.values() {
             union.inodes.skip(noted.id, noted.serial);
+        }
+        for further in self.further.values().flatten() {
+            union.inodes.skip(further.id, further.serial);
         }
     }
 

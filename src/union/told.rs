@@ -18,7 +18,9 @@ use super::journal::{self, Journal};
 /// See the module text. A leaf of the lock order.
 #[derive(Debug)]
 pub(super) struct Told {
-    /// How many opens there were so far.
+    /// Numbers up to this one are those of servers before this one.
+    first: u64,
+    /// The number of the last open so far.
     opens: AtomicU64,
     /// The last error, by the serial of the inode.
     failed: DashMap<u64, Failed>,
@@ -38,8 +40,10 @@ struct Failed {
 impl Told {
     /// Numbers of opens of another server of this mount are below those to be given out.
     pub fn new() -> Self {
+        let first = journal::active().map_or(0, Journal::first_open);
         Self {
-            opens: AtomicU64::new(journal::active().map_or(0, Journal::first_open)),
+            first,
+            opens: AtomicU64::new(first),
             failed: DashMap::new(),
             count: AtomicUsize::new(0),
         }
@@ -91,6 +95,11 @@ impl Union {
     /// A number for an open of a file, for [`Self::fsync`].
     pub fn number_of_open(&self) -> u64 {
         self.told.number()
+    }
+
+    /// True for the number of an open that this server has seen, and not one before it.
+    pub fn is_own_open(&self, number: u64) -> bool {
+        number > self.told.first
     }
 
     /// Forgets what went wrong with an inode that is gone.

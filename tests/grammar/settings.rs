@@ -93,6 +93,9 @@ pub(crate) fn choices(name: &'static str) -> Option<Case> {
         "noxattrs" => setting(name, words(&[("0", false), ("1", true)]), |o, no| {
             o.no_xattrs = no;
         }),
+        "supervise" => setting(name, words(&[("auto", true)]), |o, auto| {
+            o.supervise_auto = auto;
+        }),
         "verity" => setting(name, words(&[("off", ())]), |_, ()| {}),
         _ => return None,
     };

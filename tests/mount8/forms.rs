@@ -14,11 +14,11 @@ fn by_fstab(line: &str, source: &str) {
         let shown = machine.mounted("m");
         assert_eq!(shown.source, machine.at(source));
         assert_eq!(shown.kind, "fuse.unionfs");
-        assert_eq!(machine.daemons().len(), 1);
+        assert_eq!(machine.daemons().len(), 2);
         if command == "mount -a" {
             machine.sh(command).good();
             machine.mounted("m");
-            assert_eq!(machine.daemons().len(), 1);
+            assert_eq!(machine.daemons().len(), 2);
         }
         machine.umount("m");
     }

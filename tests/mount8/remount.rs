@@ -83,7 +83,7 @@ fn other_flags() {
     machine.sh("mount -o remount,sync,lazytime @/m").good();
     let line = machine.mounted("m");
     assert!(line.has("sync") && line.has("lazytime"), "{line:?}");
-    assert_eq!(machine.daemons().len(), 1);
+    assert_eq!(machine.daemons().len(), 2);
     machine.umount("m");
 }
 

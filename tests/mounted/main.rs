@@ -77,6 +77,7 @@ mod supervise;
 mod supervise_again;
 mod supervise_end;
 mod supervise_load;
+mod supervise_passthrough;
 mod system_calls;
 mod trace;
 mod truth_table_plinks;

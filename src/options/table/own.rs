@@ -3,7 +3,7 @@
 use super::Peer::{Aufs, FuseOverlayfs1, FuseOverlayfs2, Libfuse, Overlayfs, Own, UnionfsFuse};
 use super::Row;
 use super::Status::Supported;
-use super::Takes::{Nothing, Value};
+use super::Takes::{Maybe, Nothing, Value};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -51,12 +51,12 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         names: &["supervise"],
-        takes: Nothing,
+        takes: Maybe("auto"),
         peers: &[Own],
         status: Supported,
         text: "A second process keeps the mount while its daemon is replaced: when it dies, another goes on \
-               where it was, and whoever uses the mount only waits for a moment. Needs Linux 6.9. Data go through \
-               the daemon then: `open=auto` is `cached` for root, and `open=passthrough` becomes `none`.",
+               where it was, and whoever uses the mount only waits for a moment. Needs Linux 6.9; with `auto` \
+               nobody does where the kernel is older. `auto` is what mount(8), and so a line of fstab, begins with.",
         example: "lowerdir=/l1,upperdir=/u,supervise",
     },
     Row {
@@ -64,7 +64,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Own],
         status: Supported,
-        text: "Nobody does. The default, for lines of fstab too.",
+        text: "Nobody does. The default, but for mount(8) and lines of fstab.",
         example: "lowerdir=/l1,upperdir=/u,nosupervise",
     },
     Row {

@@ -4,7 +4,7 @@
 use std::cell::Cell as StdCell;
 use std::sync::atomic::Ordering;
 
-use super::{Journal, active, head};
+use super::{Cell, FURTHER, Journal, OPEN, active, head, node};
 
 /// Serials are noted as used in blocks of so many, so that most cost a look only.
 const BLOCK: u64 = 1 << 10;
@@ -112,6 +112,82 @@ impl Journal {
         if let Some(slot) = slot.filter(|_| request != 0) {
             slot.fetch_or(DONE, Ordering::AcqRel);
         }
+    }
+}
+
+/// A further node id of an object.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Further {
+    /// Where it is noted.
+    pub cell: Cell,
+    pub id: u64,
+    /// The object's.
+    pub serial: u64,
+    /// As for [`super::Noted::open`].
+    pub open: bool,
+}
+
+impl Journal {
+    /// Notes that an object has another node id, before that is given out.
+    pub fn add_further(&self, id: u64, serial: u64) -> Cell {
+        let Some(cell) = self.take(1) else {
+            return Cell::default();
+        };
+        self.store(cell, node::ID, id);
+        self.store(cell, node::SERIAL, serial);
+        self.store(cell, node::WHAT, 0);
+        self.store(cell, node::TAG, FURTHER);
+        Cell(cell)
+    }
+
+    /// It has it no more.
+    pub fn remove_further(&self, Cell(cell): Cell) {
+        if cell != 0 {
+            self.store(cell, node::TAG, 1);
+            self.give_back(cell, 1);
+        }
+    }
+
+    /// All such ids, in the order in which they were given.
+    pub fn further(&self) -> Vec<Further> {
+        let mut all = Vec::new();
+        self.for_each_record(|cell, _, tag| {
+            if tag == FURTHER {
+                all.push(Further {
+                    cell: Cell(cell),
+                    id: self.load(cell, node::ID),
+                    serial: self.load(cell, node::SERIAL),
+                    open: self.load(cell, node::WHAT) & OPEN != 0,
+                });
+            }
+        });
+        all.sort_unstable_by_key(|further| further.id);
+        all
+    }
+
+    /// Notes whether the kernel may have files of a node open by ids of ours: before it has the first
+    /// one, after it has none any more.
+    pub fn set_open(&self, Cell(cell): Cell, open: bool) {
+        if cell == 0 {
+            return;
+        }
+        let what = self.word(cell, node::WHAT);
+        if open {
+            what.fetch_or(OPEN, Ordering::AcqRel);
+        } else {
+            what.fetch_and(!OPEN, Ordering::AcqRel);
+        }
+    }
+
+    /// Ids of files that the kernel has, up to this one, are those of servers before the last one, and
+    /// closed.
+    pub fn closed_files(&self) -> u64 {
+        self.words[head::FILES].load(Ordering::Acquire)
+    }
+
+    /// Notes that they are.
+    pub fn note_closed_files(&self, last: u64) {
+        self.words[head::FILES].store(last, Ordering::Release);
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::atomic::Ordering;
 use crate::layer::LayerIndex;
 use crate::sys::{FileKind, Result, handover};
 
-use super::{CELL, Cell, FIRST, Journal, LIVE, NAMES, Name, UNLINKED, head, message, node};
+use super::{
+    CELL, Cell, FIRST, FURTHER, Journal, LIVE, NAMES, Name, OPEN, UNLINKED, head, message, node,
+};
 
 /// What is noted of a node.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct Noted {
     pub by_name: bool,
     /// No name leads to it any more.
     pub unlinked: bool,
+    /// The kernel may have it open by an id of the last server's.
+    pub open: bool,
     /// The layer it was first found in.
     pub layer: LayerIndex,
     /// Parents and names.
@@ -40,20 +44,18 @@ pub(crate) struct Swap {
 }
 
 impl Journal {
-    /// Calls `each` with every record's first cell and its size.
-    fn for_each_record(&self, mut each: impl FnMut(u32, usize, bool)) {
+    /// Calls `each` with every record's first cell, its size, and its first word.
+    pub(super) fn for_each_record(&self, mut each: impl FnMut(u32, usize, u64)) {
         let end = self.words[head::END].load(Ordering::Acquire) as usize;
         let mut at = FIRST;
         while at < end {
             let cell = at as u32;
             let tag = self.load(cell, 0);
-            let is_node = tag == LIVE;
-            let cells = if is_node {
-                1
-            } else {
-                (tag as usize).clamp(1, 5)
+            let cells = match tag {
+                LIVE | FURTHER => 1,
+                size => (size as usize).clamp(1, 5),
             };
-            each(cell, cells, is_node);
+            each(cell, cells, tag);
             at += cells;
         }
     }
@@ -62,10 +64,12 @@ impl Journal {
     pub(super) fn find_free(&self) {
         let end = self.words[head::END].load(Ordering::Acquire) as usize;
         let mut used = vec![false; end];
-        self.for_each_record(|cell, _, is_node| {
-            if is_node {
+        self.for_each_record(|cell, _, tag| {
+            if tag == LIVE {
                 let names = (0..NAMES).map(|n| self.name_of(cell, n));
                 names.chain([cell]).for_each(|c| used[c as usize] = true);
+            } else if tag == FURTHER {
+                used[cell as usize] = true;
             }
         });
         let mut free = self.free.lock();
@@ -97,8 +101,8 @@ impl Journal {
     pub fn nodes(&self) -> HashMap<u64, Noted> {
         let mut nodes: HashMap<u64, Noted> = HashMap::new();
         let mut gone = Vec::new();
-        self.for_each_record(|cell, _, is_node| {
-            if !is_node {
+        self.for_each_record(|cell, _, tag| {
+            if tag != LIVE {
                 return;
             }
             let what = self.load(cell, node::WHAT);
@@ -112,6 +116,7 @@ impl Journal {
                 kind: kind_of(what as u8),
                 by_name: what >> 8 & 1 != 0,
                 unlinked: what & UNLINKED != 0,
+                open: what & OPEN != 0,
                 layer: (what >> 16) as LayerIndex,
                 names: names
                     .filter(|&n| n != 0)
