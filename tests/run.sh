@@ -57,6 +57,7 @@ cargo_tests() {
 }
 cargo_tests "cargo test" --workspace
 cargo_tests "crash matrix" --features faults --test core faults::
+cargo_tests "orders of threads" --features shuttle --test core explorer::
 # What touches data, in each way of data. What chooses its own is in the first run.
 for way in none cached; do
     export UNIONFS_TEST_OPEN=$way

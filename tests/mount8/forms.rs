@@ -8,17 +8,19 @@ use crate::machine::Machine;
 fn by_fstab(line: &str, source: &str) {
     let machine = Machine::new();
     machine.fstab(&format!("{line}\n"));
+    // A second one keeps the mount, but where libfuse's helper starts the program.
+    let processes = if line.starts_with("unionfs#") { 1 } else { 2 };
     for command in ["mount -a", "mount @/m"] {
         machine.sh(command).good();
         machine.works("m");
         let shown = machine.mounted("m");
         assert_eq!(shown.source, machine.at(source));
         assert_eq!(shown.kind, "fuse.unionfs");
-        assert_eq!(machine.daemons().len(), 2);
+        assert_eq!(machine.daemons().len(), processes);
         if command == "mount -a" {
             machine.sh(command).good();
             machine.mounted("m");
-            assert_eq!(machine.daemons().len(), 2);
+            assert_eq!(machine.daemons().len(), processes);
         }
         machine.umount("m");
     }
