@@ -20,6 +20,7 @@ mod held {
     use std::cell::RefCell;
 
     per_thread! {
+        #[allow(clippy::missing_const_for_thread_local)] // the scheduler's takes no other
         static HELD: RefCell<Vec<Rank>> = RefCell::new(Vec::new());
     }
 

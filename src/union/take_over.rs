@@ -153,7 +153,8 @@ impl Union {
         }
         if let Some(inode) = inode {
             inode.note_names_again();
-            self.restore_nodes(noted, &inode, left.further.remove(&noted.serial));
+            let further = left.further.remove(&noted.serial).unwrap_or_default();
+            self.restore_nodes(noted, &inode, &further);
         } else {
             result.lost += 1;
             tracing::debug!("no way leads to {noted:?} any more");
@@ -165,11 +166,11 @@ impl Union {
     }
 
     /// By which ids the kernel knows an inode, and which of them it may have open.
-    fn restore_nodes(&self, noted: &Noted, inode: &Arc<Inode>, further: Option<Vec<Further>>) {
+    fn restore_nodes(&self, noted: &Noted, inode: &Arc<Inode>, further: &[Further]) {
         if noted.open {
             self.was_open(noted.id);
         }
-        for further in further.iter().flatten() {
+        for further in further {
             self.restore_node(inode, further);
             if further.open {
                 self.was_open(further.id);

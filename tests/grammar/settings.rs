@@ -61,6 +61,8 @@ pub(crate) fn choices(name: &'static str) -> Option<Case> {
         ("follow", RenameDir::Copy),
         ("nofollow", RenameDir::Copy),
     ];
+    let xino = [("off", false), ("auto", false), ("on", true)];
+    let autos = [("auto", true)];
     let opens = [
         ("auto", DataPath::Auto),
         ("passthrough", DataPath::Passthrough),
@@ -78,11 +80,7 @@ pub(crate) fn choices(name: &'static str) -> Option<Case> {
         "metacopy" => setting(name, words(&[("on", true), ("off", false)]), |o, on| {
             o.metacopy = on;
         }),
-        "xino" => setting(
-            name,
-            words(&[("off", false), ("auto", false), ("on", true)]),
-            |o, on| o.identity.xino_on = on,
-        ),
+        "xino" => setting(name, words(&xino), |o, on| o.identity.xino_on = on),
         "plink_flush" => setting(name, words(&[("umount", true), ("off", false)]), |o, on| {
             o.identity.flush_at_umount = on;
         }),
@@ -93,9 +91,7 @@ pub(crate) fn choices(name: &'static str) -> Option<Case> {
         "noxattrs" => setting(name, words(&[("0", false), ("1", true)]), |o, no| {
             o.no_xattrs = no;
         }),
-        "supervise" => setting(name, words(&[("auto", true)]), |o, auto| {
-            o.supervise_auto = auto;
-        }),
+        "supervise" => setting(name, words(&autos), |o, auto| o.supervise_auto = auto),
         "verity" => setting(name, words(&[("off", ())]), |_, ()| {}),
         _ => return None,
     };
