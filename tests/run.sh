@@ -85,6 +85,10 @@ for way in none cached; do
 done
 suite "stress-ng" tests/suites/stress-ng.sh unionfs
 suite "supervise" tests/suites/supervise.sh
+for way in none cached; do
+    suite "supervise, open=$way" env STALL_NODES=0 UNIONFS_OPTIONS=open=$way tests/suites/supervise.sh 8
+done
+suite "supervise, an ordinary user" env STALL_NODES=0 SUPERVISE_USER=1 tests/suites/supervise.sh 8
 suite "Debian root" tests/suites/debian-root.sh unionfs
 suite "fuzzing" tests/suites/fuzz.sh
 suite "podman and buildah, rootful" tests/containers/podman.sh rootful

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::sys::sync::Mutex;
 use rustix::event::EventfdFlags;
 use smallvec::SmallVec;
 

@@ -23,7 +23,7 @@ use unionfs::union::{Caller, FileKind, Make, OpenMode, ROOT, Union};
 /// Orders of each scene and way of choosing: `UNIONFS_SCHEDULES`, or these.
 fn schedules() -> usize {
     let count = std::env::var("UNIONFS_SCHEDULES");
-    count.map_or(1200, |n| n.parse().expect("a number"))
+    count.map_or(800, |n| n.parse().expect("a number"))
 }
 
 const BY_ROOT: Caller = Caller {

@@ -74,6 +74,8 @@ need() {
 TARGETS=(unionfs overlay plain)
 # What else than its mounts a suite has for itself: options of unshare(1).
 NAMESPACES=()
+# Words before a command that has somebody else run it, who then mounts.
+AS=()
 # The words to start it with there, where they are more than the target.
 SUITE_WORDS=()
 
@@ -130,10 +132,10 @@ mount_target() {
             -o "lowerdir=$lowers,upperdir=$upper,workdir=$workdir" "$at" || die "overlay mount"
         ;;
     unionfs)
-        RUST_LOG=${RUST_LOG:-warn} timeout 60 "$UNIONFS_BIN" mount \
+        RUST_LOG=${RUST_LOG:-warn} timeout 60 "${AS[@]}" "$UNIONFS_BIN" mount \
             -o "lowerdir=$lowers,upperdir=$upper,workdir=$workdir${UNIONFS_OPTIONS:+,$UNIONFS_OPTIONS}" "$at" 3>&- \
             || die "unionfs mount failed"
-        mountpoint -q "$at" || die "unionfs returned 0 but $at is no mount point"
+        "${AS[@]}" mountpoint -q "$at" || die "unionfs returned 0 but $at is no mount point"
         note_connection "$at"
         ;;
     fuse-overlayfs)

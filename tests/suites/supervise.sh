@@ -2,8 +2,11 @@
 # A mount whose server is killed every two seconds while fio writes and verifies, git clones and a
 # program is compiled on it: supervise.sh [SECONDS]
 #
+# With SUPERVISE_USER=1 all of this is an ordinary user's, who mounts through fusermount3.
+#
 # SECONDS (20) is how long. At the end it tells the longest time that a client waited for one
-# request while servers were killed and replaced, with STALL_NODES (20,000) files known to the kernel.
+# request while servers were killed and replaced, with STALL_NODES (20,000) files known to the kernel; 0: not
+# measured.
 case ${1:-} in
 '' | *[!0-9]*) ;;
 *)
@@ -19,11 +22,15 @@ LENGTH=${SUPERVISE_SECONDS:-20}
 NODES=${STALL_NODES:-20000}
 PAUSE=2
 export UNIONFS_OPTIONS=supervise,log_file=$LOGS/daemon.log${UNIONFS_OPTIONS:+,$UNIONFS_OPTIONS}
+SUPERVISE_USER=${SUPERVISE_USER:-}
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
 MNT=$WORK/mnt
 
 # Those that replace servers end when these are gone.
-at_end() { rm -f "$BASE/killing" "$BASE/going"; }
+at_end() {
+    rm -f "$BASE/killing" "$BASE/going"
+    if mountpoint -q "$BASE/own"; then umount -l /dev/fuse "$BASE/own"; fi
+}
 
 # The keeper has one child, which serves. Prints its id once there is one other than $1.
 server() {
@@ -55,7 +62,7 @@ kill_servers() {
         pid=$(server "$pid") || return 1
         # Answered by the next one: what is killed before it serves, ten times in a row, is given up.
         status=0
-        timeout -k 10 120 stat "$MNT/none$kills" >/dev/null 2>&1 || status=$?
+        timeout -k 10 120 "${AS[@]}" stat "$MNT/none$kills" >/dev/null 2>&1 || status=$?
         if [ "$status" -ne 1 ]; then
             echo "stat: exit $status"
             return 1
@@ -77,23 +84,23 @@ again() {
 # Each block has a checksum of its own, read back soon after and once more at the end.
 run_fio() {
     local left=$((END - SECONDS))
-    timeout -k 10 $((LENGTH + 300)) fio --name=verify --directory="$MNT/fio" --size=32m --bs=16k --rw=randrw --numjobs=2 --verify=crc32c \
+    timeout -k 10 $((LENGTH + 300)) "${AS[@]}" fio --name=verify --directory="$MNT/fio" --size=32m --bs=16k --rw=randrw --numjobs=2 --verify=crc32c \
         --verify_fatal=1 --verify_state_save=0 --verify_backlog=64 --time_based --runtime=$((left > 2 ? left : 2))
 }
 
 run_git() {
-    timeout -k 10 300 rm -rf "$MNT/clone"
-    timeout -k 10 300 git clone -q --no-hardlinks "$WORK/repository" "$MNT/clone" || return 1
-    timeout -k 10 300 git -C "$MNT/clone" fsck --full --strict || return 1
-    [ -z "$(timeout -k 10 300 git -C "$MNT/clone" status --porcelain)" ] || return 1
-    timeout -k 10 300 diff -r "$WORK/repository/d" "$MNT/clone/d"
+    timeout -k 10 300 "${AS[@]}" rm -rf "$MNT/clone"
+    timeout -k 10 300 "${AS[@]}" git clone -q --no-hardlinks "$WORK/repository" "$MNT/clone" || return 1
+    timeout -k 10 300 "${AS[@]}" git -C "$MNT/clone" fsck --full --strict || return 1
+    [ -z "$(timeout -k 10 300 "${AS[@]}" git -C "$MNT/clone" status --porcelain)" ] || return 1
+    timeout -k 10 300 "${AS[@]}" diff -r "$WORK/repository/d" "$MNT/clone/d"
 }
 
 run_compile() {
-    timeout -k 10 300 rm -rf "$MNT/build"
-    timeout -k 10 300 cp -r "$MNT/src" "$MNT/build" || return 1
-    timeout -k 10 300 make -s -j2 -C "$MNT/build" || return 1
-    [ "$(timeout -k 10 60 "$MNT/build/program")" = 820 ]
+    timeout -k 10 300 "${AS[@]}" rm -rf "$MNT/build"
+    timeout -k 10 300 "${AS[@]}" cp -r "$MNT/src" "$MNT/build" || return 1
+    timeout -k 10 300 "${AS[@]}" make -s -j2 -C "$MNT/build" || return 1
+    [ "$(timeout -k 10 60 "${AS[@]}" "$MNT/build/program")" = 820 ]
 }
 
 # What is compiled: 40 files, of a lower.
@@ -122,7 +129,7 @@ make_repository() {
 # stall SECONDS NODES: the longest time, and the tenth longest, that one client waited: for a write to an open file, a look at a new
 # name, a file made and removed. He holds so many files, so that the kernel cannot forget them.
 stall() {
-    timeout -k 10 120 python3 - "$MNT" "$1" "$2" <<'PYTHON'
+    timeout -k 10 120 "${AS[@]}" python3 - "$MNT" "$1" "$2" <<'PYTHON'
 import os, sys, time
 
 # More than one process may open are held by several, until this one ends.
@@ -184,25 +191,37 @@ stall_beside() {
 upgrade_servers() {
     local upgrades=0
     while sleep "$PAUSE" && [ -e "$1" ]; do
-        timeout -k 10 60 "$UNIONFS_BIN" upgrade "$MNT" || return 1
+        timeout -k 10 60 "${AS[@]}" "$UNIONFS_BIN" upgrade "$MNT" || return 1
         upgrades=$((upgrades + 1))
     done
     echo "$upgrades"
 }
 
 sums() {
-    (cd "$1" && timeout 120 find . -type f -exec sha256sum {} + | sort)
+    # shellcheck disable=SC2016 # Its own words.
+    timeout 120 "${AS[@]}" sh -c 'cd "$1" && find . -type f -exec sha256sum {} +' sh "$1" | sort
 }
 
 mkdir -p "$WORK"/{lower,upper,work,mnt}
+if [ -n "$SUPERVISE_USER" ]; then
+    need setpriv fusermount3
+    AS=(setpriv --reuid=1 --regid=1 --clear-groups env "HOME=$WORK")
+    # A device that he may open, in this mount namespace only.
+    mkdir "$BASE/own" && mount -t tmpfs own "$BASE/own"
+    mknod -m 666 "$BASE/own/fuse" c 10 229
+    mount --bind "$BASE/own/fuse" /dev/fuse
+    cp "$UNIONFS_BIN" "$BASE/unionfs"
+    UNIONFS_BIN=$BASE/unionfs
+fi
 make_sources "$WORK/lower/src"
 make_repository "$WORK/repository" || die "git"
 mkdir "$WORK/lower/many"
-(cd "$WORK/lower/many" && seq "$NODES" | split -l 1 -a 4 -)
+[ "$NODES" -eq 0 ] || (cd "$WORK/lower/many" && seq "$NODES" | split -l 1 -a 4 -)
+[ -z "$SUPERVISE_USER" ] || chown -R 1:1 "$WORK" "$LOGS"
 sums "$WORK/lower" >"$LOGS/lower.before"
 mount_target "$MNT" "$WORK/lower" "$WORK/upper" "$WORK/work"
 KEEPER=$(keeper)
-mkdir "$MNT/fio"
+"${AS[@]}" mkdir "$MNT/fio"
 
 END=$((SECONDS + LENGTH))
 touch "$BASE/killing"
@@ -229,7 +248,9 @@ else
     fail "kills: $(cat "$LOGS/kills")"
 fi
 
-for known in 1 "$NODES"; do
+# Without files to be known, waits are not measured.
+if [ "$NODES" -gt 0 ]; then counts=(1 "$NODES"); else counts=(); fi
+for known in "${counts[@]}"; do
     say "  with $known nodes, longest wait undisturbed: $(stall 3 "$known")"
     for way in kill upgrade; do
         if stall_beside "${way}_servers" "$known" >"$LOGS/stall" 2>&1; then
