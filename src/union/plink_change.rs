@@ -248,6 +248,7 @@ impl Union {
             // The copy's own links say all.
             return change();
         }
+        self.plinks.catch_up()?;
         let intent = Intent {
             number,
             record,
@@ -267,7 +268,8 @@ impl Union {
                 disk.set_record(number, &record)
             };
             if let Err(e) = kept {
-                // The note stays for the next mount.
+                // The note stays for the next change, or the next mount.
+                self.plinks.fall_behind(number, record.upper);
                 tracing::warn!("the number of names of a file could not be written down: {e}");
                 return result;
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::sys::sync::{Mutex, MutexGuard, RwLock};
 
 use crate::layer::plink::{PlinkDir, Record};
-use crate::sys::Result;
+use crate::sys::{Errno, Result};
 
 use super::rank::{Rank, Ranked};
 
@@ -95,6 +95,9 @@ pub(super) struct Plinks {
     changing: Mutex<()>,
     /// Counts how often that was locked and unlocked: odd while it is.
     steps: AtomicU64,
+    /// A file, and its copy, of which the disk says less than the table: only a note does. Changed while
+    /// `changing` is locked; a leaf.
+    behind: Mutex<Option<(u64, u64)>>,
 }
 
 impl Plinks {
@@ -107,6 +110,7 @@ impl Plinks {
             table: RwLock::default(),
             changing: Mutex::new(()),
             steps: AtomicU64::new(0),
+            behind: Mutex::new(None),
         }
     }
 
@@ -154,6 +158,32 @@ impl Plinks {
     /// The files on disk.
     pub fn disk(&self) -> Option<&PlinkDir> {
         self.disk.as_ref()
+    }
+
+    /// The number of names of a file could not be written down; the note of the change says it.
+    ///
+    /// Precondition: a change is under way.
+    pub fn fall_behind(&self, number: u64, upper: u64) {
+        *self.behind.lock() = Some((number, upper));
+    }
+
+    /// Writes down what could not be, before another change takes the place of its note.
+    ///
+    /// Precondition: a change is under way.
+    ///
+    /// # Errors
+    /// That it still cannot be; the note is there still.
+    pub fn catch_up(&self) -> Result<()> {
+        let Some((number, upper)) = *self.behind.lock() else {
+            return Ok(());
+        };
+        let disk = self.disk().ok_or(Errno::ROFS)?;
+        match self.group(number) {
+            Some(group) => disk.set_record(number, &group.record)?,
+            None => disk.remove(number, upper)?,
+        }
+        *self.behind.lock() = None;
+        Ok(())
     }
 
     /// The directory of the entries, if there is one.

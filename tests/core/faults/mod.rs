@@ -9,6 +9,7 @@ mod commit;
 mod killed;
 mod layers;
 mod scenes;
+mod two;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
