@@ -4,6 +4,7 @@ mod commit;
 mod ctl;
 mod overlay;
 mod plink;
+mod run;
 mod tools;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use crate::options::{self, OptionError, Options};
 pub use commit::Commit;
 pub use ctl::{Ctl, Form, What};
 pub use plink::Plink;
+pub use run::{Ending, Run};
 pub use tools::{Apply, Check, Convert, Dialect, Diff, DiffForm};
 
 /// What the program is asked to do.
@@ -48,6 +50,8 @@ pub enum Command {
     Convert(Convert),
     /// Merge an upper into the directory below it.
     Commit(Commit),
+    /// Run a command on a view that takes its changes.
+    Run(Run),
     /// Show on screen what a union does.
     Demo,
     /// Print a text (help, version) and end.
@@ -143,6 +147,8 @@ enum Verb {
     Convert(tools::ConvertArgs),
     /// Merge the changes of an upper into the directory below it; the upper is empty afterwards
     Commit(commit::CommitArgs),
+    /// Run a command on a throw-away view of all files, and show what it changed
+    Run(run::RunArgs),
     /// Build a small stack of layers, mount it and show what a union does
     Demo,
 }
@@ -212,6 +218,7 @@ where
         (Some(Verb::Check(check)), _) => check.check(),
         (Some(Verb::Convert(convert)), _) => convert.check(),
         (Some(Verb::Commit(commit)), _) => Ok(commit.check()),
+        (Some(Verb::Run(run)), _) => Ok(run.check()),
         (Some(Verb::Demo), _) => Ok(Command::Demo),
         (Some(Verb::Mount(mount)), _) | (None, Some(mount)) => {
             Ok(Command::Mount(Box::new(mount.check()?)))

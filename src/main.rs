@@ -49,6 +49,10 @@ fn main() -> ExitCode {
             let mut out = std::io::stdout().lock();
             tools::commit(&what, &mut out).map_err(|failure| failure.to_string())
         }
+        Ok(Command::Run(what)) => match tools::run(&what) {
+            Ok(status) => return ExitCode::from(status),
+            Err(failure) => Err(failure.to_string()),
+        },
         Ok(Command::Demo) => demo::run().map_err(|failure| failure.to_string()),
         Ok(Command::Print(text)) => std::io::stdout()
             .write_all(text.as_bytes())

@@ -242,6 +242,9 @@ pub struct Options {
     pub log: Option<String>,
     /// Where the log goes instead of stderr or syslog.
     pub log_file: Option<PathBuf>,
+    /// The upper may be inside a lower. No option says so: who sets it sees to it that the union is not
+    /// asked for what is there.
+    pub upper_inside: bool,
     /// Words nobody knows, as they were given; each deserves one warning.
     pub ignored: Vec<OsString>,
     /// What else deserves a warning, in whole lines.

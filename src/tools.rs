@@ -19,6 +19,7 @@ mod oci;
 pub(crate) mod pax;
 mod place;
 mod progress;
+mod run;
 mod tar_layer;
 pub(crate) mod tar_reader;
 mod upper;
@@ -32,6 +33,7 @@ pub use check::check;
 pub use commit::{Committed, commit};
 pub use convert::convert;
 pub use diff::diff;
+pub use run::run;
 pub(crate) use upper::{Difference, differences};
 
 /// Why it could not be done. Always one line.

@@ -162,6 +162,7 @@ _unionfs() {
         check) flags='-o -h --repair --json --help' ;;
         convert) flags='-o -h --to --help' ;;
         commit) flags='-h --below --json --help' ;;
+        run) flags='-h --lower --upper --keep --discard --commit --net --json --help' ;;
         demo) flags='-h --help' ;;
     esac
     # The word before this one may be the verb itself.
@@ -179,7 +180,7 @@ _unionfs() {
         -*) _unionfs_word "$flags" ;;
         *)
             _unionfs_operand -d "$cur"
-            if ((${#words[@]} == 2)); then _unionfs_word 'mount umount upgrade ctl plink diff apply check convert commit demo'; fi
+            if ((${#words[@]} == 2)); then _unionfs_word 'mount umount upgrade ctl plink diff apply check convert commit run demo'; fi
             ;;
     esac
 } && complete -F _unionfs unionfs

@@ -138,7 +138,9 @@ impl All {
         for lower in &options.lowers {
             lowers.push(open_one("lowerdir", &lower.path)?);
         }
-        check_overlaps(upper.as_ref(), work.as_ref(), &lowers)?;
+        if !options.upper_inside {
+            check_overlaps(upper.as_ref(), work.as_ref(), &lowers)?;
+        }
         Ok(Self {
             upper,
             work,

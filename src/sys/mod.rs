@@ -19,6 +19,7 @@ pub(crate) mod handover;
 pub(crate) mod ioctl;
 pub(crate) mod map;
 pub(crate) mod mount;
+pub(crate) mod namespace;
 pub(crate) mod own;
 pub(crate) mod privileges;
 pub(crate) mod shared;

@@ -21,7 +21,7 @@ pub(crate) fn clone_tree(dir: impl AsFd, read_only: bool) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = rustix::mount::open_tree(CWD, path.as_slice(), flags)?;
     if read_only {
-        set_read_only(&tree)?;
+        set_read_only(&tree, false)?;
     }
     Ok(tree)
 }
@@ -35,8 +35,10 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// Makes a detached mount read-only and, with it, free of access-time updates.
-fn set_read_only(tree: impl AsFd) -> Result<()> {
+/// Makes a detached mount read-only and, with it, free of access-time updates; with `below` those on
+/// top of it too.
+pub(crate) fn set_read_only(tree: impl AsFd, below: bool) -> Result<()> {
+    const RECURSIVE: libc::c_int = 0x8000;
     const RDONLY: u64 = 1;
     const SYS_MOUNT_SETATTR: libc::c_long = 442;
     let attr = MountAttr {
@@ -52,7 +54,7 @@ fn set_read_only(tree: impl AsFd) -> Result<()> {
             SYS_MOUNT_SETATTR,
             tree.as_fd().as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | if below { RECURSIVE } else { 0 },
             &raw const attr,
             size_of::<MountAttr>(),
         )

@@ -27,6 +27,8 @@ use crate::cli::Commit;
 use crate::layer::record;
 use crate::sys;
 
+pub(super) use entry::give_dir;
+
 use super::check::open;
 use super::in_use::{self, Purpose};
 use super::{Result, ToolError};
@@ -48,7 +50,7 @@ pub struct Committed {
 /// One line for the first thing that went wrong. The union shows the same as before then, and the
 /// same command goes on from there.
 pub fn commit(what: &Commit, out: &mut dyn Write) -> Result<()> {
-    let done = commit_layers(what)?;
+    let done = commit_layers(what, true)?;
     if what.json {
         let Committed {
             objects,
@@ -67,14 +69,17 @@ pub(super) struct Both {
     pub lower: Arc<OwnedFd>,
     /// There are further layers below the lower, so it keeps whiteouts and opaque marks.
     pub is_layer: bool,
+    /// Owners in the upper mean something.
+    pub owners: bool,
 }
 
-/// The same without a word.
-pub(super) fn commit_layers(what: &Commit) -> Result<Committed> {
+/// The same without a word; without `owners` nothing gets another owner.
+pub(super) fn commit_layers(what: &Commit, owners: bool) -> Result<Committed> {
     let both = Both {
         upper: open(&what.upper)?,
         lower: open(&what.lower)?,
         is_layer: !what.below.is_empty(),
+        owners,
     };
     check_apart(&both, what)?;
     let lock = |root, path| in_use::lock(root, path, Purpose::Merge);

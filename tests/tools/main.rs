@@ -21,4 +21,5 @@ mod in_use;
 #[path = "../mounted/process.rs"]
 mod process;
 mod progress;
+mod run;
 mod support;

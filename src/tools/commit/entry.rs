@@ -106,12 +106,12 @@ pub(super) fn strip(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
 }
 
 /// Gives the object `to` owner, mode, attributes and times of `from`, whose stat is given. Empty names
-/// mean the directories themselves.
+/// mean the directories themselves. Without `owners` objects stay, or become, the user's.
 pub(super) fn give(
-    from: (BorrowedFd<'_>, &[u8]), stat: &Stat, to: (BorrowedFd<'_>, &[u8]),
+    from: (BorrowedFd<'_>, &[u8]), stat: &Stat, to: (BorrowedFd<'_>, &[u8]), owners: bool,
 ) -> Result<()> {
     let there = sys::stat::stat_at(to.0, to.1)?;
-    if (there.uid, there.gid) != (stat.uid, stat.gid) {
+    if owners && (there.uid, there.gid) != (stat.uid, stat.gid) {
         sys::at::chown_at(to.0, to.1, Some(stat.uid), Some(stat.gid))?;
     }
     let wanted = xattrs(from.0, from.1)?;
@@ -128,10 +128,22 @@ pub(super) fn give(
         }
     }
     // After the ACL, which has a say in it.
-    if stat.kind() != FileKind::Symlink {
+    let now = sys::stat::stat_at(to.0, to.1)?;
+    if stat.kind() != FileKind::Symlink && now.mode != stat.mode {
         sys::at::chmod_at(to.0, to.1, stat.mode & 0o7777)?;
     }
-    sys::at::utimens_at(to.0, to.1, SetTime::At(stat.atime), SetTime::At(stat.mtime))
+    let times = (SetTime::At(stat.atime), SetTime::At(stat.mtime));
+    match sys::at::utimens_at(to.0, to.1, times.0, times.1) {
+        // A directory on the way that is another user's.
+        Err(Errno::PERM | Errno::ACCESS) if !owners => Ok(()),
+        result => result,
+    }
+}
+
+/// Gives the directory `to` the attributes of the directory `from`.
+pub(in crate::tools) fn give_dir(from: &OwnedFd, to: &OwnedFd) -> Result<()> {
+    let stat = sys::stat::fstat(from)?;
+    give((from.as_fd(), b""), &stat, (to.as_fd(), b""), true)
 }
 
 /// Opens a directory in which the lower is to be changed; an ordinary owner gives himself the right.
@@ -147,6 +159,7 @@ pub(super) fn open_for_change(parent: &OwnedFd, name: &[u8]) -> Result<OwnedFd> 
 /// Makes a copy of the object `from`, which is no directory, under a new name.
 pub(super) fn copy(
     from: (BorrowedFd<'_>, &[u8]), stat: &Stat, to: (BorrowedFd<'_>, &[u8]), refusals: &Refusals,
+    owners: bool,
 ) -> Result<()> {
     match stat.kind() {
         FileKind::Regular => {
@@ -166,7 +179,7 @@ pub(super) fn copy(
             sys::at::mknod_at(to.0, to.1, kind | 0o600, stat.rdev)?;
         }
     }
-    give(from, stat, to)
+    give(from, stat, to, owners)
 }
 
 /// True when a copy has been made already, to the last byte. Names are those of one file only if it has

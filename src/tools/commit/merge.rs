@@ -8,7 +8,7 @@ use rustix::fs::{OFlags, RenameFlags};
 
 use crate::layer::name::{self, NameBuf};
 use crate::layer::remove_tree::{empty_tree, remove_tree};
-use crate::layer::upper::{keep_times, make_hidden_dir};
+use crate::layer::upper::{keep_times, make_hidden_dir, move_to};
 use crate::layer::{opaque, origin, whiteout};
 use crate::sys::copy::Refusals;
 use crate::sys::{self, Errno, Result, Stat};
@@ -21,8 +21,14 @@ use super::{Both, Committed, ancestors, drop_upper};
 /// Brings all of the upper into the lower; there are about `entries` names.
 pub(super) fn merge(both: &Both, entries: u64) -> super::Result<Committed> {
     let fail = |e| ToolError::at(name::ORPHANS, e);
-    let temp_dir = Arc::new(make_hidden_dir(&both.lower, name::ORPHANS).map_err(fail)?);
-    empty_tree(&temp_dir).map_err(fail)?;
+    let temp_dir = match make_hidden_dir(&both.lower, name::ORPHANS) {
+        // An ordinary user may own what is to be changed, and not the root.
+        Err(Errno::ACCESS | Errno::PERM) => None,
+        made => Some(Arc::new(made.map_err(fail)?)),
+    };
+    if let Some(temp_dir) = &temp_dir {
+        empty_tree(temp_dir).map_err(fail)?;
+    }
     let mut merge = Merge {
         both,
         temp_dir,
@@ -35,13 +41,13 @@ pub(super) fn merge(both: &Both, entries: u64) -> super::Result<Committed> {
     };
     merge.progress.next("merging", Some(entries));
     merge.walk()?;
-    let Merge { temp_dir, done, .. } = merge;
-    drop(temp_dir);
-    keep_times(&both.lower, || {
-        sys::at::rmdir_at(&*both.lower, name::ORPHANS)
-    })
-    .map_err(fail)?;
-    Ok(done)
+    if merge.temp_dir.is_some() {
+        keep_times(&both.lower, || {
+            sys::at::rmdir_at(&*both.lower, name::ORPHANS)
+        })
+        .map_err(fail)?;
+    }
+    Ok(merge.done)
 }
 
 /// A directory of both layers.
@@ -64,8 +70,8 @@ enum Step {
 
 struct Merge<'a> {
     both: &'a Both,
-    /// Where objects of the lower are made.
-    temp_dir: Arc<OwnedFd>,
+    /// Where objects of the lower are made; without it where they belong.
+    temp_dir: Option<Arc<OwnedFd>>,
     /// The upper and what it is in.
     kept: Kept,
     refusals: Refusals,
@@ -198,23 +204,31 @@ impl Merge<'_> {
 
     /// A directory that hides what is below it is so from the start, `by_file` or by an attribute.
     fn make_dir(&self, lower: &OwnedFd, name: &NameBuf, by_file: Option<bool>) -> Result<()> {
-        remove_tree(&*self.temp_dir, TEMP)?;
-        sys::at::mkdir_at(&*self.temp_dir, TEMP, 0o700)?;
+        let temp = self.temp(lower);
+        remove_tree(temp, TEMP)?;
+        sys::at::mkdir_at(temp, TEMP, 0o700)?;
         match by_file {
             Some(true) => {
-                let dir = sys::at::open_dir_path(&*self.temp_dir, TEMP, true)?;
+                let dir = sys::at::open_dir_path(temp, TEMP, true)?;
                 make_marker(&dir, name::OPAQUE)?;
             }
-            Some(false) => opaque::set_attr(self.temp_dir.as_fd(), TEMP)?,
+            Some(false) => opaque::set_attr(temp.as_fd(), TEMP)?,
             None => {}
         }
         self.publish(lower, name)
     }
 
+    /// Where an object is made that belongs into `lower`.
+    fn temp<'t>(&'t self, lower: &'t OwnedFd) -> &'t OwnedFd {
+        self.temp_dir.as_deref().unwrap_or(lower)
+    }
+
     fn publish(&self, lower: &OwnedFd, name: &NameBuf) -> Result<()> {
-        sys::at::rename_at(&*self.temp_dir, TEMP, lower, name, RenameFlags::empty())?;
+        let temp = self.temp(lower);
+        let to = (lower.as_fd(), name.as_slice());
+        move_to((temp.as_fd(), TEMP), to, RenameFlags::empty())?;
         // Of two names of one file rename(2) leaves both.
-        remove_tree(&*self.temp_dir, TEMP)
+        remove_tree(temp, TEMP)
     }
 
     /// The upper has a whiteout.
@@ -249,8 +263,9 @@ impl Merge<'_> {
             return Ok(());
         }
         entry::strip(from.0, from.1)?;
-        remove_tree(&*self.temp_dir, TEMP)?;
-        match sys::at::link_at(from.0, from.1, &*self.temp_dir, TEMP) {
+        let temp = self.temp(&pair.lower);
+        remove_tree(temp, TEMP)?;
+        match sys::at::link_at(from.0, from.1, temp, TEMP) {
             Ok(()) => return self.publish(&pair.lower, name),
             Err(
                 Errno::XDEV
@@ -262,7 +277,7 @@ impl Merge<'_> {
             ) => {}
             Err(e) => return Err(e),
         }
-        let temp = (self.temp_dir.as_fd(), TEMP);
+        let temp = (temp.as_fd(), TEMP);
         if let Some((first, first_name)) = self.links.get(&number) {
             let first_stat = sys::stat::stat_at(&*first.lower, first_name)?;
             if there.is_some_and(|there| (there.dev, there.ino) == (first_stat.dev, first_stat.ino))
@@ -281,8 +296,8 @@ impl Merge<'_> {
             self.note_link(number, stat, pair, name);
             return Ok(());
         }
+        entry::copy(from, stat, temp, &self.refusals, self.both.owners)?;
         self.done.copied += 1;
-        entry::copy(from, stat, temp, &self.refusals)?;
         self.publish(&pair.lower, name)?;
         self.note_link(number, stat, pair, name);
         Ok(())
@@ -324,7 +339,15 @@ impl Merge<'_> {
             }
         }
         let stat = sys::stat::fstat(&*pair.upper)?;
-        entry::give((pair.upper.as_fd(), b""), &stat, (pair.lower.as_fd(), b""))
+        if self.temp_dir.is_none() {
+            // What an earlier attempt has left.
+            remove_tree(&*pair.lower, TEMP)?;
+        }
+        let (from, to) = (
+            (pair.upper.as_fd(), &b""[..]),
+            (pair.lower.as_fd(), &b""[..]),
+        );
+        entry::give(from, &stat, to, self.both.owners)
     }
 }
 

@@ -100,6 +100,7 @@ pub(super) fn make_whole(what: &Commit, survey: &Survey) -> Result<()> {
             .chain(below)
             .map(lower)
             .collect(),
+        upper_inside: true,
         ..Options::default()
     };
     let union = mount::open_union(&options);
@@ -131,6 +132,7 @@ fn borrowed(what: &Commit) -> Result<Vec<Vec<u8>>> {
         lower: super::open(&what.lower)?,
         // What it hides was looked at.
         is_layer: true,
+        owners: true,
     };
     Ok(survey(&both)?.borrowed)
 }
