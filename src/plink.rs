@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use serde_json::json;
+
 use crate::cli::Plink;
 use crate::mount::{self, MountError};
 use crate::options::Options;
@@ -48,7 +50,10 @@ pub fn run(what: &Plink, out: &mut dyn Write) -> Result<(), PlinkError> {
             let answer = answer.map_err(|e| fail(e.into()))?;
             check_kept(what, answer[1])
         }
-        Ok(numbers) => list_mount(&what.place, &numbers, out).map_err(fail),
+        Ok(numbers) => {
+            let names = list_mount(&what.place, &numbers).map_err(fail)?;
+            tell(what.json, &names, out).map_err(fail)
+        }
         Err(Errno::NOTTY | Errno::INVAL) if what.flush => {
             Err(PlinkError::NoLowers(what.place.clone()))
         }
@@ -78,10 +83,8 @@ fn on_upper(what: &Plink, options: &Options, out: &mut dyn Write) -> Result<(), 
         let flushed = union.flush_plinks().map_err(|e| fail(e.into()))?;
         return check_kept(what, flushed.kept);
     }
-    for (number, path) in union.plink_names().map_err(|e| fail(e.into()))? {
-        print(out, number, &path).map_err(fail)?;
-    }
-    Ok(())
+    let names = union.plink_names().map_err(|e| fail(e.into()))?;
+    tell(what.json, &names, out).map_err(fail)
 }
 
 /// The files that pseudo-links of a mount hold together.
@@ -94,15 +97,19 @@ fn numbers(dir: &File) -> Result<BTreeSet<u64>, Errno> {
         if answer.last() == Some(&0) {
             return Ok(all);
         }
+        if all.last() == Some(&last) {
+            // Another filesystem's answer.
+            return Err(Errno::NOTTY);
+        }
     }
 }
 
-fn list_mount(root: &Path, numbers: &BTreeSet<u64>, out: &mut dyn Write) -> io::Result<()> {
+fn list_mount(root: &Path, numbers: &BTreeSet<u64>) -> io::Result<Vec<(u64, Vec<u8>)>> {
+    let mut names = Vec::new();
     if numbers.is_empty() {
-        return Ok(());
+        return Ok(names);
     }
     let device = fs::metadata(root)?.dev();
-    let mut names = Vec::new();
     let mut pending = vec![root.to_owned()];
     while let Some(dir) = pending.pop() {
         for entry in fs::read_dir(&dir)? {
@@ -123,14 +130,28 @@ fn list_mount(root: &Path, numbers: &BTreeSet<u64>, out: &mut dyn Write) -> io::
         }
     }
     names.sort();
-    names
-        .iter()
-        .try_for_each(|(number, path)| print(out, *number, path))
+    Ok(names)
 }
 
-/// One line: the number, a tabulator, and the path from the union's root, byte for byte.
-fn print(out: &mut dyn Write, number: u64, path: &[u8]) -> io::Result<()> {
-    write!(out, "{number}\t")?;
-    out.write_all(path)?;
-    out.write_all(b"\n")
+/// A line for each: the number, a tabulator, and the path from the union's root, byte for byte; or JSON.
+fn tell(json: bool, names: &[(u64, Vec<u8>)], out: &mut dyn Write) -> io::Result<()> {
+    if !json {
+        return names.iter().try_for_each(|(number, path)| {
+            write!(out, "{number}\t")?;
+            out.write_all(path)?;
+            out.write_all(b"\n")
+        });
+    }
+    let item = |(number, path): &(u64, Vec<u8>)| {
+        let mut item = json!({ "ino": number, "path": String::from_utf8_lossy(path) });
+        if std::str::from_utf8(path).is_err() {
+            item["bytes"] = json!(path);
+        }
+        item.to_string()
+    };
+    let items: Vec<String> = names.iter().map(item).collect();
+    match items.is_empty() {
+        true => writeln!(out, "[]"),
+        false => writeln!(out, "[\n{}\n]", items.join(",\n")),
+    }
 }

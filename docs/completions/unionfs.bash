@@ -156,7 +156,7 @@ _unionfs() {
         umount) flags='-h --help' ;;
         upgrade) flags='-h --help' ;;
         ctl) flags='-h --json --prometheus --slower --every --count --help' ;;
-        plink) flags='-o -h --help' ;;
+        plink) flags='-o -h --json --help' ;;
         diff) flags='-o -h --json --tar --oci --help' ;;
         apply) flags='-h --layer --help' ;;
         check) flags='-o -h --repair --json --help' ;;

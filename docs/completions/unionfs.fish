@@ -199,6 +199,7 @@ complete -c unionfs -n '__fish_seen_subcommand_from ctl' -l every -x -d 'For top
 complete -c unionfs -n '__fish_seen_subcommand_from ctl' -l count -x -d 'For top: end after so many looks'
 complete -c unionfs -n '__fish_is_nth_token 1' -a plink -d 'List or flush what holds the names of linked files together'
 complete -c unionfs -n '__fish_seen_subcommand_from plink; and __fish_is_nth_token 2' -a 'list flush'
+complete -c unionfs -n '__fish_seen_subcommand_from plink' -l json -d 'Of the list: one JSON array, an object for each name'
 complete -c unionfs -n '__fish_is_nth_token 1' -a diff -d 'Show what an upper changes: as a list, as JSON, as a layer or an image for container engines'
 complete -c unionfs -n '__fish_seen_subcommand_from diff' -l json -d 'One JSON array, an object for each change'
 complete -c unionfs -n '__fish_seen_subcommand_from diff' -l tar -r -F -d 'Write a layer archive: tar with whiteouts, hard links, attributes and holes; - is stdout'

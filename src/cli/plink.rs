@@ -13,6 +13,8 @@ use crate::options::{self, Options};
 pub struct Plink {
     /// Remove them, after every name has got its place in the upper; else list them.
     pub flush: bool,
+    /// The list is told as JSON.
+    pub json: bool,
     /// A mountpoint, or the upper of a union that is not mounted.
     pub place: PathBuf,
     /// The union that the upper belongs to, if it was given.
@@ -32,6 +34,9 @@ pub(super) struct PlinkArgs {
     /// Show the numbers and names of such files, or give every name its own place in the upper
     #[arg(value_name = "list|flush")]
     action: Action,
+    /// Of the list: one JSON array, an object for each name
+    #[arg(long)]
+    json: bool,
     /// For an upper that is not mounted: the options that mount it, its lowerdir above all
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<OsString>,
@@ -43,6 +48,11 @@ pub(super) struct PlinkArgs {
 impl PlinkArgs {
     pub(super) fn check(self) -> Result<Command, CliError> {
         let flush = self.action == Action::Flush;
+        if flush && self.json {
+            return Err(CliError::Usage(
+                "flush prints nothing; --json is for plink list".to_owned(),
+            ));
+        }
         let options = match self.options.as_slice() {
             [] => None,
             raw => {
@@ -55,6 +65,7 @@ impl PlinkArgs {
         };
         Ok(Command::Plink(Plink {
             flush,
+            json: self.json,
             place: self.place,
             options,
         }))
@@ -94,7 +105,13 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told() {
-        for words in [&["plink"][..], &["plink", "list"], &["plink", "drop", "/u"]] {
+        assert!(plink(&["list", "--json", "/u"]).json);
+        for words in [
+            &["plink"][..],
+            &["plink", "list"],
+            &["plink", "drop", "/u"],
+            &["plink", "flush", "--json", "/u"],
+        ] {
             assert!(parse(["unionfs"].iter().chain(words)).is_err(), "{words:?}");
         }
     }

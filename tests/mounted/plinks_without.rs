@@ -3,9 +3,8 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
 
-use crate::process::{finish, unionfs};
+use crate::process::script as script_in;
 use crate::support::Stack;
 
 /// What a classic BPF program is made of: code, jumps if true and if false, value.
@@ -47,19 +46,7 @@ fn run(dir: &Path, options: &std::ffi::OsStr, script: &str) -> String {
     let text = format!(
         "exec 9<filter; exec bwrap --dev-bind / / --cap-add ALL --seccomp 9 sh -euc '{script}'"
     );
-    let mut command = Command::new("timeout");
-    command
-        .args(["-k5", "25", "sh", "-euc", &text])
-        .current_dir(dir);
-    command.env("unionfs", unionfs()).env("options", options);
-    let outcome = finish(&mut command);
-    assert!(
-        outcome.status.success(),
-        "{}{}",
-        outcome.stdout,
-        outcome.stderr
-    );
-    outcome.stdout
+    script_in(dir, &text, &[("options", options)])
 }
 
 /// The names part at once, not at the next mount only, and nothing else is lost.

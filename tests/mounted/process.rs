@@ -38,6 +38,25 @@ pub fn finish(command: &mut Command) -> Outcome {
     finish_with_input(command.stdin(Stdio::null()))
 }
 
+/// Runs a shell script in `dir`, with `$unionfs` for the program, and returns what it printed. It has to
+/// succeed.
+pub fn script(dir: &Path, text: &str, settings: &[(&str, &OsStr)]) -> String {
+    let mut command = Command::new("timeout");
+    command
+        .args(["-k5", "60", "sh", "-euc", text])
+        .current_dir(dir)
+        .env("unionfs", unionfs())
+        .envs(settings.iter().copied());
+    let outcome = finish(&mut command);
+    let Outcome {
+        status,
+        stdout,
+        stderr,
+    } = outcome;
+    assert!(status.success(), "{stdout}{stderr}");
+    stdout
+}
+
 /// The same, with standard input as it was set.
 pub fn finish_with_input(command: &mut Command) -> Outcome {
     let output = tempfile::tempdir().unwrap();

@@ -195,6 +195,25 @@ fn an_upper_alone() {
 }
 
 #[test]
+fn linked_names_as_json() {
+    let place = Place::new("");
+    place.mount();
+    place.shell("printf x >> m/f; mv m/f2 \"m/a$(printf '\\377')\"");
+    let live = place.good(&["plink", "list", "--json", "m"]);
+    place.unmount();
+    let lowers = place.lowers().into_string().unwrap();
+    let upper = place.good(&["plink", "list", "--json", "-o", &lowers, "u"]);
+    assert_eq!(live, upper);
+    let items: serde_json::Value = serde_json::from_str(&upper).unwrap();
+    let items = items.as_array().unwrap();
+    let paths: Vec<&str> = items.iter().map(|i| i["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["a\u{fffd}", "d/f3", "f"]);
+    assert_eq!(items[0]["bytes"].to_string(), "[97,255]");
+    assert!(items.iter().all(|i| i["ino"] == items[0]["ino"]));
+    assert_eq!(place.good(&["plink", "list", "--json", "w"]), "[]\n");
+}
+
+#[test]
 fn contents_elsewhere_need_the_lowers() {
     let place = Place::new(",whiteout=overlay,rename_dir=redirect,metacopy=on");
     place.mount();

@@ -12,7 +12,7 @@ use std::process::Command;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
-use crate::process::{Outcome, device_of, finish, unionfs};
+use crate::process::{Outcome, device_of, finish, script, unionfs};
 
 /// What the lowers `l1` (on top) and `l2` hold.
 const LOWERS: &str = r"
@@ -80,20 +80,7 @@ impl Place {
     }
 
     pub fn shell(&self, text: &str) -> String {
-        let mut command = Command::new("timeout");
-        command.args(["-k5", "60", "sh", "-euc", text]);
-        let outcome = finish(
-            command
-                .current_dir(self.dir.path())
-                .env("unionfs", unionfs()),
-        );
-        assert!(
-            outcome.status.success(),
-            "{}{}",
-            outcome.stdout,
-            outcome.stderr
-        );
-        outcome.stdout
+        script(self.dir.path(), text, &[])
     }
 
     pub fn lowers(&self) -> OsString {
