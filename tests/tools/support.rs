@@ -8,11 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
-use crate::process::{Outcome, device_of, finish, script, unionfs};
+use crate::process::{Outcome, device_of, finish, script, unionfs, wait_for};
 
 /// What the lowers `l1` (on top) and `l2` hold.
 const LOWERS: &str = r"
@@ -100,7 +101,12 @@ impl Place {
     }
 
     pub fn unmount(&self) {
-        good(&run(&[OsStr::new("umount"), self.path("m").as_os_str()]));
+        // A child of another test may have, until it is the program that it is to be, what was open here.
+        let ended = wait_for(Duration::from_secs(5), || {
+            let outcome = run(&[OsStr::new("umount"), self.path("m").as_os_str()]);
+            (!outcome.stderr.contains("busy")).then_some(outcome)
+        });
+        good(&ended.expect("the mount is not busy for ever"));
     }
 
     /// An upper with all of [`CHANGES`], not mounted; and what the mount showed.
