@@ -138,6 +138,12 @@ impl Place {
     }
 }
 
+/// True when the kernel says that the connection has ended, as it does when somebody unmounts it.
+fn is_over(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    matches!(errno, Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED))
+}
+
 struct Daemon {
     unmounter: Unmounter,
     place: Place,
@@ -176,7 +182,7 @@ impl Daemon {
     fn live(self, notice: Option<Notice>) -> Result<(), Failure> {
         match self.events.recv() {
             Ok(Event::Answered(Ok(()))) => {}
-            Ok(Event::Answered(Err(error))) if self.place.may_be_there() => {
+            Ok(Event::Answered(Err(error))) if !is_over(&error) && self.place.may_be_there() => {
                 return Err(Failure::new(format_args!(
                     "the mount does not answer: {error}"
                 )));

@@ -180,6 +180,8 @@ impl Fixture {
             assert!(Instant::now() < deadline, "it does not mount: {}", said());
             thread::sleep(POLL);
         }
+        // Whoever unmounts it before the first answer has made the mounting fail.
+        let _ = fs::metadata(self.path("m"));
         child
     }
 
