@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::options::{self, OptionError, Options};
 
 pub use commit::Commit;
-pub use ctl::{Ctl, Form, What};
+pub use ctl::{Change, Ctl, Form, What};
 pub use plink::Plink;
 pub use run::{Ending, Run};
 pub use tools::{Apply, Check, Convert, Dialect, Diff, DiffForm};

@@ -12,11 +12,12 @@ mod top;
 mod trace;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::cli::{Ctl, Form, What};
+use crate::cli::{Change, Ctl, Form, What};
 use crate::sys::Errno;
 
 use ask::Mount;
@@ -74,6 +75,19 @@ pub fn run(what: &Ctl, out: &mut dyn Write) -> Result<(), CtlError> {
             let told = mount.ask(&json!({ "ask": "trace", "slower_ms": slower }))?;
             tell(&told, what.form, out, trace::show)
         }
+        What::Layers(None) => {
+            let told = mount.ask(&json!({ "ask": "status" }))?;
+            let told = json!({ "layers": told["layers"] });
+            tell(&told, what.form, out, status::layers)
+        }
+        What::Layers(Some(change)) => {
+            let told = mount.ask(&asked(change)?)?;
+            tell(&told, what.form, out, status::layers)
+        }
+        What::Flush => {
+            let told = mount.ask(&json!({ "ask": "flush" }))?;
+            tell(&told, what.form, out, |_, _| Ok(()))
+        }
         What::Measure(on) => {
             let told = mount.ask(&json!({ "ask": "measure", "on": on }))?;
             tell(&told, what.form, out, |told, out| {
@@ -81,6 +95,32 @@ pub fn run(what: &Ctl, out: &mut dyn Write) -> Result<(), CtlError> {
             })
         }
     }
+}
+
+/// The question for a change of the layers. Paths are the daemon's to open, so they are made absolute.
+fn asked(change: &Change) -> Result<Value, CtlError> {
+    let path = |path: &Path| -> Result<Value, CtlError> {
+        let path = std::path::absolute(path).map_err(|e| CtlError::Place(path.to_owned(), e))?;
+        Ok(match path.to_str() {
+            Some(text) => json!(text),
+            None => json!(path.as_os_str().as_bytes()),
+        })
+    };
+    let mut question = match change {
+        Change::Add { path: added, below } => json!({
+            "change": "add",
+            "path": path(added)?,
+            "below": below.as_deref().map(path).transpose()?,
+        }),
+        Change::Remove { path: old } => json!({ "change": "remove", "path": path(old)? }),
+        Change::Replace { old, new } => json!({
+            "change": "replace",
+            "path": path(old)?,
+            "new": path(new)?,
+        }),
+    };
+    question["ask"] = json!("layers");
+    Ok(question)
 }
 
 fn tell(

@@ -155,7 +155,7 @@ _unionfs() {
         mount) flags='-o -f -d -r -s -N -h --sloppy --check --help' ;;
         umount) flags='-h --help' ;;
         upgrade) flags='-h --help' ;;
-        ctl) flags='-h --json --prometheus --slower --every --count --help' ;;
+        ctl) flags='-h --json --prometheus --slower --below --every --count --help' ;;
         plink) flags='-o -h --json --help' ;;
         diff) flags='-o -h --json --tar --oci --help' ;;
         apply) flags='-h --layer --help' ;;

@@ -195,6 +195,7 @@ complete -c unionfs -n '__fish_is_nth_token 1' -a ctl -d 'Look into a running mo
 complete -c unionfs -n '__fish_seen_subcommand_from ctl' -l json -d 'Tell it as JSON'
 complete -c unionfs -n '__fish_seen_subcommand_from ctl' -l prometheus -d 'Tell stats as Prometheus reads them'
 complete -c unionfs -n '__fish_seen_subcommand_from ctl' -l slower -x -d 'For trace: keep requests that take so many milliseconds or longer from now on; 10 at first'
+complete -c unionfs -n '__fish_seen_subcommand_from ctl' -l below -x -d 'For layers add: directly below this layer; without it, on top of the lowers'
 complete -c unionfs -n '__fish_seen_subcommand_from ctl' -l every -x -d 'For top: look every so many seconds'
 complete -c unionfs -n '__fish_seen_subcommand_from ctl' -l count -x -d 'For top: end after so many looks'
 complete -c unionfs -n '__fish_is_nth_token 1' -a plink -d 'List or flush what holds the names of linked files together'

@@ -40,6 +40,34 @@ pub enum What {
     },
     /// Whether it measures how long requests take.
     Measure(bool),
+    /// Which layers it has, after a change.
+    Layers(Option<Change>),
+    /// That it lets go of what it keeps for speed, and writes what is not written yet.
+    Flush,
+}
+
+/// A change of the layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A further lower, on top of the others, or directly below another layer.
+    Add {
+        /// Its directory.
+        path: PathBuf,
+        /// The layer above it.
+        below: Option<PathBuf>,
+    },
+    /// A lower goes.
+    Remove {
+        /// Its directory, as the mount names it.
+        path: PathBuf,
+    },
+    /// A lower takes the place of another.
+    Replace {
+        /// The directory of the one that goes, as the mount names it.
+        old: PathBuf,
+        /// That of the one that comes.
+        new: PathBuf,
+    },
 }
 
 /// How an answer is told.
@@ -65,6 +93,10 @@ enum Action {
     Trace,
     /// Measure how long requests take from now on, or no longer: on or off
     Measure,
+    /// Show the layers, or change them: add DIR, remove DIR, replace OLD NEW
+    Layers,
+    /// Let go of what is kept for speed, here and in the kernel, and write what is not written yet
+    Flush,
 }
 
 #[derive(Debug, Args)]
@@ -74,9 +106,9 @@ pub(super) struct CtlArgs {
     #[arg(value_name = "MOUNTPOINT")]
     mountpoint: PathBuf,
     /// What is asked
-    #[arg(value_name = "status|stats|top|trace|measure")]
+    #[arg(value_name = "status|stats|top|trace|measure|layers|flush")]
     action: Action,
-    /// For measure: on or off
+    /// For measure: on or off; for layers: add DIR, remove DIR, or replace OLD NEW
     #[arg(value_name = "WORD")]
     words: Vec<OsString>,
     /// Tell it as JSON
@@ -88,6 +120,9 @@ pub(super) struct CtlArgs {
     /// For trace: keep requests that take so many milliseconds or longer from now on; 10 at first
     #[arg(long, value_name = "MS")]
     slower: Option<u64>,
+    /// For layers add: directly below this layer; without it, on top of the lowers
+    #[arg(long, value_name = "LAYER")]
+    below: Option<PathBuf>,
     /// For top: look every so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     every: Option<u64>,
@@ -115,7 +150,11 @@ impl CtlArgs {
         if self.json && is(Action::Top) {
             return usage("--json is not for top, which shows stats");
         }
-        if !self.words.is_empty() && !is(Action::Measure) {
+        let adds = self.words.first().is_some_and(|word| word == "add");
+        if self.below.is_some() && !(is(Action::Layers) && adds) {
+            return usage("--below is for layers add");
+        }
+        if !self.words.is_empty() && !is(Action::Measure) && !is(Action::Layers) {
             return usage("too many words");
         }
         let what = match self.action {
@@ -133,6 +172,11 @@ impl CtlArgs {
                 [word] if word == OsStr::new("off") => What::Measure(false),
                 _ => return usage("measure: on or off"),
             },
+            Action::Layers => match change(&self.words, self.below) {
+                Some(change) => What::Layers(change),
+                None => return usage("layers: add DIR, remove DIR, or replace OLD NEW"),
+            },
+            Action::Flush => What::Flush,
         };
         let form = match (self.json, self.prometheus) {
             (true, _) => Form::Json,
@@ -145,6 +189,25 @@ impl CtlArgs {
             form,
         }))
     }
+}
+
+/// The change of the layers that is asked for; `Some(None)` is none.
+fn change(words: &[OsString], below: Option<PathBuf>) -> Option<Option<Change>> {
+    let path = |word: &OsString| PathBuf::from(word);
+    let verb = words.first().and_then(|word| word.to_str());
+    Some(match (verb, words.get(1..).unwrap_or_default()) {
+        (None, []) if words.is_empty() => None,
+        (Some("add"), [dir]) => Some(Change::Add {
+            path: path(dir),
+            below,
+        }),
+        (Some("remove"), [dir]) => Some(Change::Remove { path: path(dir) }),
+        (Some("replace"), [old, new]) => Some(Change::Replace {
+            old: path(old),
+            new: path(new),
+        }),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -173,6 +236,17 @@ mod tests {
         assert_eq!(what(&["measure", "off"]), What::Measure(false));
         let slower = Some(5);
         assert_eq!(what(&["trace", "--slower", "5"]), What::Trace { slower });
+        assert_eq!(what(&["flush"]), What::Flush);
+        assert_eq!(what(&["layers"]), What::Layers(None));
+        let add = Change::Add {
+            path: "/l".into(),
+            below: Some("/k".into()),
+        };
+        let words = ["layers", "add", "/l", "--below", "/k"];
+        assert_eq!(what(&words), What::Layers(Some(add)));
+        let (old, new) = ("/l".into(), "/n".into());
+        let replace = What::Layers(Some(Change::Replace { old, new }));
+        assert_eq!(what(&["layers", "replace", "/l", "/n"]), replace);
         let top = What::Top {
             every: Duration::from_secs(1),
             count: Some(3),
@@ -194,6 +268,12 @@ mod tests {
             &["measure"],
             &["measure", "perhaps"],
             &["status", "x"],
+            &["layers", "add"],
+            &["layers", "remove", "/l", "/m"],
+            &["layers", "replace", "/l"],
+            &["layers", "drop", "/l"],
+            &["layers", "remove", "/l", "--below", "/k"],
+            &["flush", "x"],
         ] {
             assert!(ctl(words).is_err(), "{words:?}");
         }

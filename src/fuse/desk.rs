@@ -1,7 +1,9 @@
 //! Where `unionfs ctl` asks: questions in words, answers as JSON.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 
+use fuser::Notifier;
 use serde_json::{Value, json};
 
 use crate::options::Options;
@@ -15,7 +17,6 @@ use super::io::Choice;
 use super::passthrough::Passthrough;
 
 /// What is counted and known of a mount beside its union.
-#[derive(Debug)]
 pub(super) struct Desk {
     pub union: Arc<Union>,
     pub passthrough: Option<Arc<Passthrough>>,
@@ -24,6 +25,8 @@ pub(super) struct Desk {
     pub counts: Counts,
     pub clock: Clock,
     answers: Answers,
+    /// The way to tell the kernel, once the mount is served.
+    pub notifier: OnceLock<Notifier>,
 }
 
 impl Desk {
@@ -39,6 +42,7 @@ impl Desk {
             counts: Counts::default(),
             clock: Clock::default(),
             answers: Answers::default(),
+            notifier: OnceLock::new(),
         }
     }
 
@@ -72,8 +76,18 @@ impl Desk {
             "status" => Ok(self.status()),
             "stats" => Ok(self.stats(question)),
             "trace" => Ok(self.trace(question)),
+            "layers" => self.change_layers(question),
+            "flush" => self.flush(),
             "measure" => Ok(self.measure(question)),
             what => Err(format!("the daemon of this mount does not know '{what}'")),
         }
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk")
+            .field("choice", &self.choice)
+            .finish_non_exhaustive()
     }
 }

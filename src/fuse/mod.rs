@@ -15,6 +15,7 @@ mod handover;
 mod init;
 mod injected;
 mod io;
+mod layers;
 mod leftover;
 mod linger;
 mod listing;

@@ -165,6 +165,7 @@ fn begin<M: Meet>(
     let acl = config.acl;
     let core = Arc::clone(&union.union);
     // Served by as many of the session's threads as there is work for.
+    let desk = Arc::clone(&union.desk);
     let readers = Readers::new(super::flags::threads(options));
     let filesystem = Turns {
         union,
@@ -173,6 +174,8 @@ fn begin<M: Meet>(
     };
     let session = handover::session(filesystem, fd, acl, config)?;
     tell_of_changes(&core, session.notifier());
+    // There is none yet.
+    let _ = desk.notifier.set(session.notifier());
     if let Err(e) = readers.watch(&session) {
         tracing::warn!("all threads read requests at all times: {e}");
     }

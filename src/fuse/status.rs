@@ -59,7 +59,7 @@ impl Desk {
         })
     }
 
-    fn layers(&self, layers: &[LayerFacts]) -> Value {
+    pub(super) fn layers(&self, layers: &[LayerFacts]) -> Value {
         let upper = self.union.upper_facts();
         let told = layers.iter().map(|layer| {
             let mut told = json!({
@@ -110,7 +110,7 @@ impl Desk {
             );
         }
         let refused = self.passthrough.iter().flat_map(|table| table.refused());
-        for layer in refused.filter_map(|at| layers.get(at)) {
+        for layer in refused.filter_map(|at| layers.iter().find(|layer| layer.index == at)) {
             let path = layer.path.display();
             let what = format!("layer {path}: data of its files go through the daemon");
             add(

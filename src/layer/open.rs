@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use rustix::fs::OFlags;
 
 use crate::options::Options;
 use crate::sys::{self, Errno, Stat};
 
 use super::upper::{Markers, keep_times};
-use super::{Layer, LayerStack, Upper, name};
+use super::{Layer, LayerIndex, LayerStack, Upper, name};
 
 /// Why a stack of layers cannot be used. The text is one line for the administrator.
 #[derive(Debug, thiserror::Error)]
@@ -187,11 +188,43 @@ impl LayerStack {
                 ..into_layer(opened, true)
             });
         }
-        Ok(Self {
-            layers,
-            upper: state,
-            has_upper,
-        })
+        Ok(Self::of(layers, state, has_upper))
+    }
+}
+
+impl LayerStack {
+    /// Opens a lower that is to be added to a running union, and checks that it can be part of it.
+    ///
+    /// # Errors
+    /// One [`LayerError`] for the first thing that is wrong.
+    pub fn open_added(
+        &self, path: &Path, without: Option<LayerIndex>,
+    ) -> Result<Layer, LayerError> {
+        let new = open_one("layer", path)?;
+        let mut others = Vec::new();
+        for (index, layer) in self.all() {
+            if Some(index) == without {
+                continue;
+            }
+            // By its path, if it is still there: the way up from a private mount ends at its root.
+            let known = sys::stat::fstat(&*layer.root());
+            let named = open_one("layer", &layer.path);
+            if let (Ok(known), Ok(named)) = (known, named)
+                && (known.dev, known.ino) == (named.stat.dev, named.stat.ino)
+            {
+                others.push(named);
+            } else if let (Ok(stat), Ok(fd)) = (known, layer.root().try_clone()) {
+                let path = layer.path.clone();
+                others.push(Opened {
+                    option: "layer",
+                    path,
+                    fd,
+                    stat,
+                });
+            }
+        }
+        check_overlaps(Some(&new), None, &others)?;
+        Ok(into_layer(new, true))
     }
 }
 
@@ -202,7 +235,7 @@ fn into_layer(opened: Opened, read_only: bool) -> Layer {
     let Opened { path, fd, stat, .. } = opened;
     match sys::mount::clone_tree(&fd, read_only) {
         Ok(clone) => Layer {
-            root: Arc::new(clone),
+            root: RwLock::new(Arc::new(clone)),
             path,
             dev: stat.dev,
             whiteouts: true,
@@ -211,7 +244,7 @@ fn into_layer(opened: Opened, read_only: bool) -> Layer {
         Err(e) => {
             tracing::debug!("{}: no private clone of its mount ({e})", path.display());
             Layer {
-                root: Arc::new(fd),
+                root: RwLock::new(Arc::new(fd)),
                 path,
                 dev: stat.dev,
                 whiteouts: true,
@@ -240,7 +273,7 @@ fn writable_layer(
     if let Some((upper_fd, work_fd)) = clone_both(&upper, &work) {
         let root = Arc::new(upper_fd);
         let layer = Layer {
-            root,
+            root: RwLock::new(root),
             path: upper.path,
             dev,
             whiteouts: true,
@@ -250,7 +283,7 @@ fn writable_layer(
     }
     tracing::debug!("{}: no private clone of its mount", upper.path.display());
     let layer = Layer {
-        root: Arc::new(upper.fd),
+        root: RwLock::new(Arc::new(upper.fd)),
         path: upper.path,
         dev,
         whiteouts: true,
@@ -297,7 +330,7 @@ fn take_upper(
         path: layer.path.clone(),
         errno,
     };
-    let lock = sys::fd::reopen_dir(&*layer.root).map_err(fail)?;
+    let lock = sys::fd::reopen_dir(&*layer.root()).map_err(fail)?;
     match sys::fd::lock_within(&lock, LOCK_PATIENCE) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Err(LayerError::Busy(layer.path.clone())),
@@ -306,11 +339,11 @@ fn take_upper(
             tracing::warn!("upperdir={}: cannot be locked: {e}", layer.path.display());
         }
     }
-    check_metadata(&layer.root, "upperdir", &layer.path, &UPPER_ENTRIES)?;
+    check_metadata(&layer.root(), "upperdir", &layer.path, &UPPER_ENTRIES)?;
     if let (Some(dir), Some(path)) = (&workdir, &options.work) {
         check_metadata(dir, "workdir", path, &WORKDIR_ENTRIES)?;
     }
-    let flags = sys::stat::statvfs(&*layer.root).map_err(fail)?.f_flag;
+    let flags = sys::stat::statvfs(&*layer.root()).map_err(fail)?.f_flag;
     if flags.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
         return Err(fail(Errno::ROFS));
     }
@@ -319,12 +352,12 @@ fn take_upper(
         separate: options.separate_whiteouts,
         always_opaque: options.always_opaque,
     };
-    let mut upper = Upper::new(Arc::clone(&layer.root), workdir, markers, lock);
+    let mut upper = Upper::new(layer.root(), workdir, markers, lock);
     if let Err(errno) = upper.find_abilities(&layer.path) {
         let denied = matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS);
-        let owner = sys::stat::fstat(&*layer.root).map_err(fail)?.uid;
+        let owner = sys::stat::fstat(&*layer.root()).map_err(fail)?.uid;
         let protected = errno == Errno::ACCESS && owner == sys::cred::own_uid();
-        if errno == Errno::PERM && refuses_marks(&layer.root) {
+        if errno == Errno::PERM && refuses_marks(&layer.root()) {
             return Err(LayerError::NoMarks(layer.path.clone()));
         }
         if denied && !protected {

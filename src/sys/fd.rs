@@ -32,6 +32,11 @@ pub(crate) fn proc_path_at(dir: BorrowedFd<'_>, name: &[u8]) -> ProcPath {
     path
 }
 
+/// A descriptor that is good for nothing but being closed.
+pub(crate) fn nothing() -> Result<OwnedFd> {
+    rustix::fs::memfd_create(c"nothing", rustix::fs::MemfdFlags::CLOEXEC)
+}
+
 /// Opens the object behind an O_PATH handle anew, with real access.
 pub(crate) fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
     let path = proc_path(fd.as_fd());

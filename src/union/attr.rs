@@ -171,14 +171,14 @@ impl Union {
     /// # Errors
     /// What statfs(2) gives.
     pub fn statfs(&self) -> Result<StatFs> {
-        let top = self.layers.layers.first().ok_or(Errno::IO)?;
-        let mut sum = statfs_of(&top.root)?;
+        let top = self.layers.top().ok_or(Errno::IO)?;
+        let mut sum = statfs_of(&top.root())?;
         if self.sum_statfs {
             let mut counted = vec![top.dev];
-            for layer in &self.layers.layers[1..] {
+            for (_, layer) in self.layers.all().into_iter().skip(1) {
                 if !counted.contains(&layer.dev) {
                     counted.push(layer.dev);
-                    sum.add(&statfs_of(&layer.root)?);
+                    sum.add(&statfs_of(&layer.root())?);
                 }
             }
         }

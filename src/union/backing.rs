@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::fs::OFlags;
 
+use crate::layer::MOST_ADDED;
 use crate::layer::{LayerIndex, elsewhere};
 use crate::sys::{self, Errno, Result};
 
@@ -53,9 +54,9 @@ impl Union {
         Source(data.map_or_else(|| inode.layer(), |data| data.layer))
     }
 
-    /// Number of layers.
+    /// More than any number of a layer.
     pub fn layer_count(&self) -> usize {
-        self.layers.layers.len()
+        self.layers.order().len() + MOST_ADDED
     }
 
     /// True for the layer that takes the changes.
@@ -71,8 +72,8 @@ impl Union {
 
     /// True when the first layer is on a filesystem that is itself made of others.
     pub fn top_is_stacked(&self) -> bool {
-        let first = self.layers.layers.first();
-        first.is_some_and(|layer| sys::stat::is_stacked(&*layer.root))
+        let first = self.layers.top();
+        first.is_some_and(|layer| sys::stat::is_stacked(&*layer.root()))
     }
 
     /// The file that has the data of a node. It is not kept open for later.

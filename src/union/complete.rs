@@ -97,6 +97,8 @@ pub(super) struct Completion<'a> {
     pub files: usize,
     /// Data of copies are to be flushed.
     pub unsynced: bool,
+    /// How often the layers had changed when it began.
+    restacks: u64,
 }
 
 impl<'a> Completion<'a> {
@@ -115,7 +117,23 @@ impl<'a> Completion<'a> {
             vanished: 0,
             files: 0,
             unsynced: false,
+            restacks: union.restacks(),
         }
+    }
+
+    /// Begins anew when the layers are others than those that were copied from.
+    fn follow_layers(&mut self) -> bool {
+        let now = self.union.restacks();
+        if self.restacks == now {
+            return false;
+        }
+        self.restacks = now;
+        self.by_id.clear();
+        self.by_dir.clear();
+        self.nodes.clear();
+        self.buckets.clear();
+        self.temps.clear();
+        true
     }
 
     /// True when this is about `inode`.
@@ -127,6 +145,7 @@ impl<'a> Completion<'a> {
     ///
     /// Precondition: no lock is held.
     pub fn prepare(&mut self) -> Result<()> {
+        self.follow_layers();
         let survey = self.survey(false)?;
         for (dir, name) in survey.missing {
             let before = self.nodes.len();
@@ -285,6 +304,9 @@ impl<'a> Completion<'a> {
     /// # Errors
     /// EAGAIN when something is missing; nothing has changed after any error.
     pub fn publish(&mut self) -> Result<Published<'a>> {
+        if self.follow_layers() {
+            return Err(Errno::AGAIN);
+        }
         let survey = self.survey(true)?;
         if !survey.missing.is_empty() || !survey.unpinned.is_empty() {
             return Err(Errno::AGAIN);

@@ -74,7 +74,8 @@ impl Union {
     fn tell_layer(&self, asked: u64) -> Result<Vec<u8>> {
         let mut answer = vec![0; 8 * ioctl::CONTROL_WORDS];
         let layer = usize::try_from(asked >> 16).unwrap_or(usize::MAX);
-        let Some(layer) = self.layers.layers.get(layer) else {
+        let order = self.layers.order();
+        let Some(layer) = order.get(layer).map(|&index| self.layers.get(index)) else {
             return Ok(answer);
         };
         let path = layer.path.as_os_str().as_bytes();
@@ -91,7 +92,7 @@ impl Union {
         ] {
             first |= if holds { flag } else { 0 };
         }
-        let stat = sys::stat::fstat(&*layer.root)?;
+        let stat = sys::stat::fstat(&*layer.root())?;
         for (slot, word) in answer.chunks_exact_mut(8).zip([first, stat.dev, stat.ino]) {
             slot.copy_from_slice(&word.to_ne_bytes());
         }

@@ -324,6 +324,11 @@ impl Union {
 
     /// Gives the copy the inode's name, or keeps it without one if the name is gone.
     fn publish(&self, inode: &Arc<Inode>, copy: Copy) -> Result<()> {
+        if inode.is_pinned() {
+            // It has left the tree with its layer.
+            let _tree = self.tree.read();
+            return self.adopt_orphan(inode, copy);
+        }
         let is_kept = inode.by_name || copy.record_ino(inode.ino())?;
         if !inode.kind.is_dir() && self.plinks.follow() {
             // A copy that cannot carry its number has it in the name of its entry.

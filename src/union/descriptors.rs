@@ -15,7 +15,7 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
 use super::copy_up::Need;
-use super::inode::{Held, Inode, Permits, Place};
+use super::inode::{Held, Inode, Permits, Pinned, Place};
 use super::journal;
 
 /// What a cached descriptor is good for.
@@ -114,7 +114,7 @@ impl Descriptors {
     }
 
     /// Closes everything that is not in use at this moment.
-    fn clear(&self) {
+    pub fn clear(&self) {
         self.dirs.clear();
         self.files.clear();
     }
@@ -172,7 +172,7 @@ impl Union {
         let mut current = Arc::clone(inode);
         let mut fd = loop {
             if current.id == super::ROOT_ID {
-                break Arc::clone(&self.layers.get(layer).root);
+                break self.layers.get(layer).root();
             }
             if let Some(fd) = self
                 .descriptors
@@ -186,6 +186,14 @@ impl Union {
                 // A directory is never held by a link.
                 if let (Some(Held::Handle { fd: held, .. }), 0) = (place.held(), layer) {
                     break Arc::clone(held);
+                }
+                if let Some(Held::Lower(pinned)) = place.held()
+                    && pinned.layer == layer
+                {
+                    let pinned = Arc::clone(pinned);
+                    drop(place);
+                    let dir = self.pinned_dir(&pinned)?;
+                    break self.dir_below(dir, &pinned.name, layer)?;
                 }
                 let lower = place.lower().filter(|_| layer > 0);
                 if let Some(path) = lower.and_then(|lower| lower.path(layer)) {
@@ -216,13 +224,24 @@ impl Union {
 
     /// A handle of the directory at `path` below the root of a layer, name by name.
     pub(super) fn lower_dir(&self, path: &[u8], layer: LayerIndex) -> Result<Arc<OwnedFd>> {
-        let layer = self.layers.get(layer);
-        let mut fd = Arc::clone(&layer.root);
+        self.dir_below(self.layers.get(layer).root(), path, layer)
+    }
+
+    /// The same from a directory of the layer on.
+    fn dir_below(
+        &self, mut fd: Arc<OwnedFd>, path: &[u8], layer: LayerIndex,
+    ) -> Result<Arc<OwnedFd>> {
+        let same_mount = self.layers.get(layer).same_mount;
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
-            let open = || sys::at::open_dir_path(&*fd, name, layer.same_mount);
+            let open = || sys::at::open_dir_path(&*fd, name, same_mount);
             fd = Arc::new(self.with_descriptors(open)?);
         }
         Ok(fd)
+    }
+
+    /// The directory that holds an object which a change of the layers has taken out of the tree.
+    fn pinned_dir(&self, pinned: &Pinned) -> Result<Arc<OwnedFd>> {
+        self.dir_below(Arc::clone(&pinned.root), &pinned.dir, pinned.layer)
     }
 
     /// Keeps a handle that was just opened anyway.
@@ -266,6 +285,14 @@ impl Union {
                     let name = NameBuf::from_slice(link.name());
                     return Ok(Real {
                         dir: Arc::clone(&link.dir),
+                        name,
+                        layer,
+                    });
+                }
+                Some(Held::Lower(pinned)) if pinned.layer == layer => {
+                    let name = pinned.name.clone();
+                    return Ok(Real {
+                        dir: self.pinned_dir(pinned)?,
                         name,
                         layer,
                     });

@@ -81,6 +81,8 @@ pub(crate) struct Figures {
 /// What can be told of a layer.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerFacts {
+    /// Its number.
+    pub index: usize,
     /// As the administrator wrote it.
     pub path: PathBuf,
     /// It is the upper, even of a mount that takes no changes.
@@ -130,15 +132,16 @@ impl Union {
 
     /// What can be told of the layers, top first.
     pub(crate) fn layer_facts(&self) -> Vec<LayerFacts> {
-        let layers = self.layers.layers.iter().enumerate();
+        let layers = self.layers.all().into_iter();
         layers
-            .map(|(at, layer)| LayerFacts {
+            .map(|(index, layer)| LayerFacts {
+                index: usize::from(index),
                 path: layer.path.clone(),
-                is_upper: self.layers.has_upper && at == 0,
+                is_upper: self.layers.has_upper && index == 0,
                 whiteouts: layer.whiteouts,
                 is_private: !layer.same_mount,
                 dev: layer.dev,
-                filesystem: sys::stat::filesystem_type(&*layer.root).unwrap_or(0),
+                filesystem: sys::stat::filesystem_type(&*layer.root()).unwrap_or(0),
             })
             .collect()
     }

@@ -16,7 +16,7 @@ use super::metacopy::DataPlace;
 use super::nlink::Subdirs;
 use super::settled::Settled;
 
-pub(crate) use super::place::{Alias, Held, LowerPlace, Permits, Place};
+pub(crate) use super::place::{Alias, Held, LowerPlace, Permits, Pinned, Place};
 
 /// Names of one inode that are remembered besides the first. An inode with more names is reached
 /// through a held descriptor once all remembered ones are gone.
@@ -201,6 +201,16 @@ impl Inode {
     /// Says that the object is in the upper from now on.
     pub fn set_copied_up(&self) {
         self.layer.store(0, Ordering::Release);
+    }
+
+    /// Says that the top part of a directory is in another layer.
+    pub fn set_layer(&self, layer: LayerIndex) {
+        self.layer.store(layer, Ordering::Release);
+    }
+
+    /// True for an object that a change of the layers has taken out of the tree.
+    pub fn is_pinned(&self) -> bool {
+        matches!(self.place.read().held(), Some(Held::Lower(_)))
     }
 
     /// True once no name of the union leads here.

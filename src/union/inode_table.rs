@@ -317,7 +317,10 @@ impl InodeTable {
     /// Precondition: the parent's names are locked, so that no lookup meets the new object before.
     pub fn rekey(&self, inode: &Inode, key: u64, ino_follows: bool) {
         let old = inode.key.load(Ordering::Acquire);
-        if key != inode.id {
+        if key == inode.id {
+            // Another object may have led there while this one had another key.
+            self.by_key.remove(&key);
+        } else {
             self.by_key.insert(key, inode.id);
         }
         inode.key.store(key, Ordering::Release);

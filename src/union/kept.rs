@@ -96,8 +96,8 @@ impl Union {
 
     /// True when the filesystem of the upper may tell at close(2) what went wrong with a write.
     pub fn tells_at_close(&self) -> bool {
-        let top = self.layers.layers.first();
-        !self.is_read_only() && top.is_some_and(|top| sys::stat::tells_at_close(&*top.root))
+        let top = self.layers.top();
+        !self.is_read_only() && top.is_some_and(|top| sys::stat::tells_at_close(&*top.root()))
     }
 
     /// What close(2) would tell somebody who has written to a file.

@@ -4,10 +4,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::layer::LayerStack;
 use crate::layer::name::Name;
 use crate::layer::opaque;
 use crate::layer::origin;
-use crate::layer::{LayerIndex, LayerStack};
 use crate::sys::{Errno, Result, Stat};
 
 use super::Union;
@@ -23,8 +23,8 @@ const TRIES: usize = 100;
 /// The layers of the union's root, top first, down to the first opaque one.
 pub(crate) fn root_stack(layers: &LayerStack) -> Result<DirStack> {
     let mut stack = DirStack::new();
-    for (index, layer) in layers.layers.iter().enumerate() {
-        let marks = opaque::read(layer.root.as_fd())?;
+    for (index, layer) in layers.all() {
+        let marks = opaque::read(layer.root().as_fd())?;
         if marks.redirect.is_some() {
             tracing::error!(
                 "{}: the root of the layer is redirected",
@@ -32,13 +32,12 @@ pub(crate) fn root_stack(layers: &LayerStack) -> Result<DirStack> {
             );
             return Err(Errno::LOOP);
         }
-        let index = LayerIndex::try_from(index).map_err(|_| Errno::TOOBIG)?;
         stack.push(DirPart {
             layer: index,
             xattr_whiteouts: marks.xattr_whiteouts,
             copies: marks.copies,
         });
-        if layer.whiteouts && (marks.opaque || opaque::has_marker_file(layer.root.as_fd())?) {
+        if layer.whiteouts && (marks.opaque || opaque::has_marker_file(layer.root().as_fd())?) {
             break;
         }
     }

@@ -68,6 +68,8 @@ mod remove;
 mod rename;
 mod rename_disk;
 mod rename_names;
+mod restack;
+mod restack_walk;
 mod settle;
 mod settled;
 mod stage;
@@ -80,6 +82,8 @@ mod work;
 mod xattr;
 
 use crate::sys::sync::atomic::AtomicU64;
+
+use parking_lot::Mutex;
 
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
@@ -101,6 +105,7 @@ pub(crate) use ownership::Owners;
 pub use plink_flush::Flushed;
 use plink_table::Plinks;
 use rank::TreeLock;
+pub(crate) use restack::LayerChange;
 use stale::Stale;
 pub(crate) use stale::What;
 pub(crate) use take_over::TakenOver;
@@ -142,6 +147,9 @@ pub struct Union {
     ino32: bool,
     elsewhere: Elsewhere,
     counted: figures::Counted,
+    /// Held while the layers change, before any other lock; how often they have.
+    restacking: Mutex<()>,
+    restacks: AtomicU64,
 }
 
 /// How contents may be elsewhere than names say.
@@ -187,7 +195,7 @@ impl Union {
     /// What reading the root directories gives; ELOOP for a root that is redirected elsewhere.
     pub(crate) fn new(layers: LayerStack, settings: Settings) -> Result<Self> {
         let stack = lookup::root_stack(&layers)?;
-        let numbers = Numbers::new(layers.layers.iter().map(|l| l.dev));
+        let numbers = Numbers::new(layers.all().into_iter().map(|(_, l)| l.dev));
         let root = NewInode {
             id: ROOT_ID,
             serial: 1,
@@ -203,8 +211,8 @@ impl Union {
             subdirs: None,
             noted: (journal::Cell::default(), 1),
         };
-        let top = layers.layers.first().filter(|_| layers.has_upper);
-        let disk = top.map(|top| PlinkDir::new(&top.root)).transpose()?;
+        let top = layers.top().filter(|_| layers.has_upper);
+        let disk = top.map(|top| PlinkDir::new(&top.root())).transpose()?;
         let has_links = layers.upper.as_ref().is_none_or(Upper::has_links);
         let follow = settings.plinks && has_links;
         let plinks = Plinks::new(disk, follow);
@@ -228,6 +236,8 @@ impl Union {
             moves: AtomicU64::new(0),
             ino32: settings.ino32,
             counted: figures::Counted::default(),
+            restacking: Mutex::new(()),
+            restacks: AtomicU64::new(0),
         };
         union.watch_root();
         union.load_plinks()?;

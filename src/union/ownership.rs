@@ -49,9 +49,10 @@ impl Owners {
     /// roots or writing the upper's first record gives.
     pub fn open(layers: &LayerStack, wanted: &Ownership) -> Result<Self> {
         let upper = usize::from(layers.upper.is_some());
-        let mut forms = Vec::with_capacity(layers.layers.len());
-        for layer in &layers.layers {
-            forms.push(form_of(layer.root.as_fd(), wanted.records)?);
+        let all = layers.all();
+        let mut forms = Vec::with_capacity(all.len());
+        for (_, layer) in all {
+            forms.push(form_of(layer.root().as_fd(), wanted.records)?);
         }
         let asked = wanted.records != Records::Inode;
         if asked && upper == 1 {
@@ -60,7 +61,8 @@ impl Owners {
                 (_, Some(Form::FuseOverlayfs)) => Form::FuseOverlayfs,
                 _ => Form::Containers,
             };
-            let root = layers.get(0).root.as_fd();
+            let root = layers.get(0).root();
+            let root = root.as_fd();
             if sys::xattr::get(root, b"", form.attr())?.is_none() {
                 // Without records `user.` attributes of their names are anybody's to set on his
                 // own files: there must be no file yet when they begin to count.
@@ -87,6 +89,11 @@ impl Owners {
     /// Where a layer keeps its records.
     fn form(&self, layer: LayerIndex) -> Option<Form> {
         self.forms.get(usize::from(layer)).copied().flatten()
+    }
+
+    /// True when no layer has records, nor has one with this root directory.
+    pub fn would_be_without_records(&self, root: BorrowedFd<'_>) -> Result<bool> {
+        Ok(self.forms.is_empty() && form_of(root, self.shown.records)?.is_none())
     }
 
     /// True when the layer's objects may have records.
@@ -429,12 +436,12 @@ fn is_empty(root: BorrowedFd<'_>) -> Result<bool> {
 /// What the upper's root shows when records begin: what the topmost lower with records shows, as
 /// the upper's own was made by the caller; else its own.
 fn first_record(layers: &LayerStack, forms: &[Option<Form>]) -> Result<Record> {
-    for (layer, form) in layers.layers.iter().zip(forms).skip(1) {
+    for ((_, layer), form) in layers.all().into_iter().zip(forms).skip(1) {
         if let Some(form) = form
-            && let Some(record) = record::read(layer.root.as_fd(), b"", *form)?
+            && let Some(record) = record::read(layer.root().as_fd(), b"", *form)?
         {
             return Ok(record);
         }
     }
-    Ok(Record::of(&sys::stat::fstat(&*layers.get(0).root)?))
+    Ok(Record::of(&sys::stat::fstat(&*layers.get(0).root())?))
 }

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::layer::LayerIndex;
+use crate::layer::name::NameBuf;
 use crate::layer::upper::Temp;
 
 use super::inode::Inode;
@@ -43,6 +44,21 @@ pub(crate) enum Held {
     Handle { fd: Arc<OwnedFd>, _permit: Permit },
     /// By a hidden link among the temporaries, when no descriptor could be had.
     Link(Arc<Temp>),
+    /// By where it is in a lower that is no part of the union any more, or hidden by one that was added.
+    Lower(Arc<Pinned>),
+}
+
+/// An object of a lower that a change of the layers has taken out of the tree.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    /// The layer.
+    pub layer: LayerIndex,
+    /// Its root directory, which stays open for as long as this is needed.
+    pub root: Arc<OwnedFd>,
+    /// The directory, from the root of the layer.
+    pub dir: Vec<u8>,
+    /// The name in it; empty for the root.
+    pub name: NameBuf,
 }
 
 /// Where the parts of a directory in the lowers are, other than under its name.
@@ -58,14 +74,15 @@ pub(crate) struct LowerPlace {
 impl LowerPlace {
     /// Adds a path; layers come in their order.
     pub fn note(&mut self, layer: LayerIndex, path: Vec<u8>) {
-        if self.layers.last().is_none_or(|(_, last)| *last != path) {
-            self.layers.push((layer, path));
-        }
+        self.layers.push((layer, path));
     }
 
     /// The path in a layer, if it is not the one of the names.
     pub fn path(&self, layer: LayerIndex) -> Option<&[u8]> {
-        let noted = self.layers.iter().rev().find(|(from, _)| *from <= layer);
+        let mut all = self.layers.iter().rev();
+        // Numbers of layers that were added say nothing of an order.
+        let own = all.clone().find(|(of, _)| *of == layer);
+        let noted = own.or_else(|| all.find(|(from, _)| *from <= layer));
         noted.map(|(_, path)| path.as_slice())
     }
 }
@@ -155,6 +172,13 @@ impl Place {
     /// Says where they are.
     pub fn set_lower(&mut self, lower: LowerPlace) {
         self.change(|rare| rare.lower = Some(Box::new(lower)));
+    }
+
+    /// Says that they are under its name.
+    pub fn drop_lower(&mut self) {
+        if self.lower().is_some() {
+            self.change(|rare| rare.lower = None);
+        }
     }
 
     /// The file of a lower that has the data of this one.

@@ -120,7 +120,7 @@ impl<'a> Trail<'a> {
     /// layers below, not for this one.
     fn walk(&mut self, root: DirPart, names: &[NameBuf]) -> Result<Option<Stop>> {
         let layer = root.layer;
-        let mut dir = Arc::clone(&self.union.layers.get(layer).root);
+        let mut dir = self.union.layers.get(layer).root();
         let mut part = root;
         let mut below = names.to_vec();
         for (at, name) in names.iter().enumerate() {
@@ -192,7 +192,7 @@ impl Union {
     pub(super) fn redirect_of(
         &self, layer: LayerIndex, name: &[u8], record: Option<Record>,
     ) -> Result<Option<Redirect>> {
-        let is_bottom = usize::from(layer) + 1 >= self.layers.layers.len();
+        let is_bottom = self.layers.order().last() == Some(&layer);
         let Some(record) = record.filter(|_| !is_bottom) else {
             return Ok(None);
         };

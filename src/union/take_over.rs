@@ -276,7 +276,7 @@ impl Union {
     fn restore_of_lower(&self, noted: &Noted, unpinned: &mut Vec<u64>) -> Option<Arc<Inode>> {
         let (parent, name) = noted.names.first()?;
         let is_upper = self.layers.upper.is_some() && noted.layer == 0;
-        if is_upper || usize::from(noted.layer) >= self.layers.layers.len() {
+        if is_upper || !self.layers.order().contains(&noted.layer) {
             return None;
         }
         let dir = self.inodes.get(*parent).ok()?;

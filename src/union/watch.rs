@@ -141,6 +141,11 @@ impl Watching {
         self.udba == Udba::Reval
     }
 
+    /// True when nothing is to be heard of, nor looked at again.
+    pub fn is_off(&self) -> bool {
+        self.udba == Udba::None
+    }
+
     /// True when everything that changes is heard of, or nothing is to be.
     pub fn is_sure(&self) -> bool {
         !self.is_reval() && self.unwatched.load(Ordering::Acquire) == 0
@@ -287,7 +292,7 @@ impl Union {
         if let Ok(root) = self.inodes.get(super::ROOT_ID) {
             for part in root.stack() {
                 let layer = self.layers.get(part.layer);
-                self.watch_part(&root, part.layer, layer.root.as_fd());
+                self.watch_part(&root, part.layer, layer.root().as_fd());
             }
         }
     }

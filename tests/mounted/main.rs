@@ -17,6 +17,8 @@ mod budgets_passthrough;
 mod calls;
 mod crash;
 mod ctl;
+mod ctl_layers;
+mod ctl_layers_use;
 mod disk_log;
 mod found;
 mod hostile_callers;
