@@ -81,6 +81,8 @@ impl UnionFs {
 
     /// Counts a request.
     fn count(&self, op: Op) {
+        #[cfg(feature = "faults")]
+        crate::sys::fault::points::panic_if_asked(&format!("{op:?}"));
         self.desk.count(op);
     }
 

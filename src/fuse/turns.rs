@@ -1,6 +1,7 @@
 //! The union as fuser drives it, by as many threads as there is work for.
 
 use std::ffi::OsStr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -39,9 +40,15 @@ macro_rules! turns {
             if let Some(failure) = self.met.meet(Op::$op) {
                 return reply.error(errno(failure));
             }
-            self.union.$name(request, $node, $($arg,)* reply);
+            alive(|| self.union.$name(request, $node, $($arg,)* reply));
         }
     )*};
+}
+
+/// Does what a request asks for. A panic is a defect, and has been logged by then; its locks are free again, and its
+/// request is answered with EIO when the reply is dropped. It must not end the thread, and with that the mount.
+fn alive(work: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(work));
 }
 
 impl<M: Meet> Filesystem for Turns<M> {
@@ -52,7 +59,7 @@ impl<M: Meet> Filesystem for Turns<M> {
     // Called for each node of a batch: the thread may not wait before the last of them.
     fn forget(&self, request: &Request, ino: INodeNo, nlookup: u64) {
         let _busy = self.readers.part_of_a_turn();
-        self.union.forget(request, ino, nlookup);
+        alive(|| self.union.forget(request, ino, nlookup));
     }
 
     turns! {

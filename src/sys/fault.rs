@@ -19,6 +19,8 @@ pub(super) use points::change;
 #[cfg(feature = "faults")]
 pub mod points {
     use std::cell::RefCell;
+    use std::ffi::OsString;
+    use std::sync::LazyLock;
 
     use crate::sys::{Errno, Result};
 
@@ -66,10 +68,21 @@ pub mod points {
         WATCH.take().map(|watch| watch.calls).unwrap_or_default()
     }
 
+    /// Panics if the file that the environment names (`UNIONFS_PANIC_AT`) has this name in it: tests of a
+    /// daemon say so where a defect is.
+    pub fn panic_if_asked(name: &str) {
+        static ASKED: LazyLock<Option<OsString>> =
+            LazyLock::new(|| std::env::var_os("UNIONFS_PANIC_AT"));
+        let Some(file) = &*ASKED else { return };
+        let is_it = std::fs::read(file).is_ok_and(|text| text == name.as_bytes());
+        assert!(!is_it, "a test asked for this panic: {name}");
+    }
+
     /// Makes a call that changes something on disk; `call` is its name.
     pub(in crate::sys) fn change<T>(
         call: &'static str, make: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
+        panic_if_asked(call);
         let Some(number) = WATCH.with_borrow_mut(|watch| {
             let watch = watch.as_mut()?;
             watch.calls.push(call);

@@ -27,6 +27,7 @@ mod hostile_races;
 mod hostile_sizes;
 mod idmap;
 mod kept;
+mod load;
 mod mapped;
 mod memory;
 mod metacopy;
