@@ -141,7 +141,10 @@ impl Place {
 /// True when the kernel says that the connection has ended, as it does when somebody unmounts it.
 fn is_over(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
-    matches!(errno, Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED))
+    matches!(
+        errno,
+        Some(libc::ENODEV | libc::ENOTCONN | libc::ECONNABORTED)
+    )
 }
 
 struct Daemon {

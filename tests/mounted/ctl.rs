@@ -97,18 +97,18 @@ fn an_answer_may_be_long() {
 
 #[test]
 fn fallbacks_are_told_with_their_reason() {
-    // A plain lower, and the way of data that a supervised mount has.
+    // A plain lower, and a way of data that what else is asked for rules out.
     let m = Stack::new()
         .branches(&["rw", "ro", "ro+wh"])
         .lower(["a=1"])
         .lower(["b=2"])
-        .mount_with("open=auto,supervise");
+        .mount_with("open=passthrough,direct_io,supervise");
     let status = told(&m, &["status"]);
     for line in [
         "lower1  (read only, its whiteouts do not count)\n",
         "lower2  (read only)\n",
         ", supervised\n",
-        "  data: open=cached (no passthrough: the mount is supervised)\n",
+        "  data: open=cached,direct_io (direct_io is asked for)\n",
     ] {
         assert!(status.contains(line), "{line} is not in:\n{status}");
     }
