@@ -34,9 +34,10 @@ pub(crate) fn leave(own: Own) -> io::Result<()> {
     Ok(unshare(flags)?)
 }
 
-/// No mount that is made or goes from here on is seen elsewhere, nor the reverse.
-pub(crate) fn make_mounts_private() -> Result<()> {
-    let flags = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+/// No mount that is made or goes here is seen elsewhere. What goes elsewhere goes here too, where mounts
+/// are shared at all: else it would be held for as long as we are.
+pub(crate) fn keep_mounts_to_us() -> Result<()> {
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", flags)
 }
 

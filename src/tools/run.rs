@@ -63,7 +63,7 @@ pub fn run(what: &Run) -> Result<u8> {
         mounts: true,
         ..Own::default()
     })?;
-    namespace::make_mounts_private().map_err(|e| failed("a mount namespace", e))?;
+    namespace::keep_mounts_to_us().map_err(|e| failed("a mount namespace", e))?;
     let place = Place::new(kept)?;
     let mut has_run = false;
     let outcome = in_place(what, &lowers, &users, &place, &mut has_run);
@@ -81,11 +81,18 @@ fn in_place(
     let paths = anew.chain(parts.iter().map(|part| part.path.as_path()));
     let needed = lowers.is_empty() && !users.is_privileged();
     let points = Points::put(&unions, paths.filter(|_| needed))?;
-    let mut servers = Vec::new();
-    for union in &unions {
+    let (mut servers, mut shown) = (Vec::new(), Vec::new());
+    for union in unions {
         let target = below(&place.view, &union.path);
-        servers.push(Server::start(&union.options, &target)?);
+        match Server::start(&union.options, &target) {
+            Ok(server) => servers.push(server),
+            // Unmounted, and removed, since we looked.
+            Err(_) if union.path.symlink_metadata().is_err() => continue,
+            Err(e) => return Err(e),
+        }
+        shown.push(union);
     }
+    let unions = shown;
     let made = make_missing(place)?;
     let inside = inside::Inside {
         view: &place.view,
@@ -146,10 +153,13 @@ fn parts(lowers: &[PathBuf], users: &users::Users) -> Result<Vec<Part>> {
         handle.is_err()
     };
     let mut parts = plan::parts(&table, is_file);
-    if !users.is_privileged() {
-        // What he cannot reach he does not miss.
-        parts.retain(|part| part.path.symlink_metadata().is_ok());
-    }
+    // What an ordinary user cannot reach he does not miss; and some may be gone by now. Others' servers may
+    // not answer, and are not asked.
+    let is_there = |part: &Part| match part.shows == Shows::Union || !users.is_privileged() {
+        true => part.path.symlink_metadata().is_ok(),
+        false => true,
+    };
+    parts.retain(is_there);
     Ok(parts)
 }
 

@@ -28,10 +28,11 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// A script, with the program as `$unionfs`.
+    /// A script, with the program as `$unionfs`. Mounts of other tests are not held by it.
     fn run(&self, text: &str) -> Outcome {
         let mut command = Command::new("timeout");
-        command.args(["-k5", "60", "sh", "-uc", text]);
+        command.args(["-k5", "60", "unshare", "-m", "sh", "-uc"]);
+        command.arg(format!("umount -a -l -t fuse.unionfs 2> /dev/null\n{text}"));
         command
             .current_dir(self.0.path())
             .env("unionfs", self.path("unionfs"))

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::cli::{Commit, Ending, Run};
+use crate::layer::name;
 
 use super::super::changes::{self, Before, Change};
 use super::super::commit::commit_layers;
@@ -28,6 +29,10 @@ struct Item {
 pub(super) fn end(what: &Run, unions: &[Shown], place: &Place) -> Result<()> {
     let (mut items, mut changed) = (Vec::new(), Vec::new());
     for union in unions {
+        if is_empty(&union.upper) && union.path.symlink_metadata().is_err() {
+            // Unmounted and removed meanwhile.
+            continue;
+        }
         let layers = Layers::open(&union.upper, Some(&union.options))?;
         let before = items.len();
         for change in changes::find(&layers)? {
@@ -69,6 +74,13 @@ pub(super) fn end(what: &Run, unions: &[Shown], place: &Place) -> Result<()> {
         false => tell(ending, items.len(), &changed),
     };
     told.map_err(|e| ToolError::new(format_args!("writing: {e}")))
+}
+
+/// True when an upper holds nothing but what its mount made for itself.
+fn is_empty(upper: &Path) -> bool {
+    let entries = std::fs::read_dir(upper);
+    let mut entries = entries.into_iter().flatten().flatten();
+    entries.all(|entry| *entry.file_name().as_bytes() == *name::ORPHANS)
 }
 
 fn commit_one(union: &Shown) -> Result<()> {

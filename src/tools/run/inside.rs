@@ -104,7 +104,11 @@ impl Inside<'_> {
         for part in self.parts.iter().filter(|p| p.shows == Shows::ReadOnly) {
             let target = below(view, &part.path);
             let bound = namespace::bind(&part.path, &target, true);
-            bound.map_err(|e| at(&part.path)(e.into()))?;
+            match bound {
+                // It was unmounted meanwhile.
+                Err(crate::sys::Errno::NOENT | crate::sys::Errno::NOTDIR) => {}
+                bound => bound.map_err(|e| at(&part.path)(e.into()))?,
+            }
         }
         for dir in &self.hidden {
             let target = below(view, dir);
