@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::fs::FlockOperation;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
@@ -107,6 +108,17 @@ impl Place {
             (!outcome.stderr.contains("busy")).then_some(outcome)
         });
         good(&ended.expect("the mount is not busy for ever"));
+        self.wait_for_end();
+    }
+
+    /// Waits until no one has the upper: a child of another test may have a copy of the mount in a
+    /// namespace of its own, which is a use of it.
+    fn wait_for_end(&self) {
+        let Ok(upper) = fs::File::open(self.path("u")) else {
+            return;
+        };
+        let free = || rustix::fs::flock(&upper, FlockOperation::NonBlockingLockExclusive).ok();
+        wait_for(Duration::from_secs(20), free).expect("the mount ends");
     }
 
     /// An upper with all of [`CHANGES`], not mounted; and what the mount showed.
