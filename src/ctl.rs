@@ -97,6 +97,13 @@ pub fn run(what: &Ctl, out: &mut dyn Write) -> Result<(), CtlError> {
     }
 }
 
+/// Has all that was written to the mount at `place` written to its upper. syncfs(2) does not do that: the
+/// kernel does not wait for what it keeps of a FUSE filesystem's files.
+pub(crate) fn write_back(place: &Path) -> Result<(), CtlError> {
+    let mount = Mount::open(place)?;
+    mount.ask(&json!({ "ask": "flush" })).map(drop)
+}
+
 /// The question for a change of the layers. Paths are the daemon's to open, so they are made absolute.
 fn asked(change: &Change) -> Result<Value, CtlError> {
     let path = |path: &Path| -> Result<Value, CtlError> {

@@ -61,7 +61,8 @@ const TELL: &str = r#"for word in "$@"; do echo "[$word]"; done"#;
 fn the_daemon_gets_its_own_words() {
     let output = Place::new(Some(TELL)).run(&["/a:/b", "/m", "-s", "-o", "rw,ro", "-t", "unionfs"]);
     assert_eq!(output.status.code(), Some(0));
-    let expected = "[mount]\n[--sloppy]\n[-o]\n[rw,ro]\n[--]\n[/a:/b]\n[/m]\n";
+    let expected =
+        "[mount]\n[--sloppy]\n[-o]\n[supervise=auto]\n[-o]\n[rw,ro]\n[--]\n[/a:/b]\n[/m]\n";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 }
 
@@ -69,7 +70,7 @@ fn the_daemon_gets_its_own_words() {
 fn fake_only_checks() {
     let output = Place::new(Some(TELL)).run(&["/a", "/m", "-f", "-o", "rw"]);
     assert_eq!(output.status.code(), Some(0));
-    let expected = "[mount]\n[--check]\n[-o]\n[rw]\n[--]\n[/a]\n[/m]\n";
+    let expected = "[mount]\n[--check]\n[-o]\n[supervise=auto]\n[-o]\n[rw]\n[--]\n[/a]\n[/m]\n";
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
 }
 
@@ -78,7 +79,7 @@ fn verbose_tells_what_is_run() {
     let place = Place::new(Some("exit 0"));
     let output = place.run(&["/a b", "/m", "-v", "-o", "rw"]);
     let expected = format!(
-        "{}/unionfs mount -o rw -- '/a b' /m\n",
+        "{}/unionfs mount -o supervise=auto -o rw -- '/a b' /m\n",
         place.0.path().display()
     );
     assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);

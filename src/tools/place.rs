@@ -60,7 +60,7 @@ impl Place {
                     return Err(ToolError::new(text));
                 };
                 // What the kernel keeps of files that were written is to be in the upper.
-                sys::file::sync_filesystem(&dir).map_err(|e| fail(e.into()))?;
+                crate::ctl::write_back(path).map_err(|e| ToolError::new(format_args!("{e}")))?;
                 Self::of(&upper, &options)
             }
             Ok(None) | Err(Errno::NOTTY | Errno::INVAL) => {

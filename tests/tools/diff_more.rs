@@ -154,3 +154,22 @@ fn a_large_lower_is_not_read() {
     );
     fs::remove_dir_all(place.path("l2")).unwrap();
 }
+
+/// The kernel keeps what was written until it is told to write it back, where it may.
+#[test]
+fn a_running_mount_tells_what_the_kernel_still_keeps() {
+    for way in [",open=none", ",open=cached", ",open=passthrough"] {
+        let place = Place::new(way);
+        let text = "for i in $(seq 20); do exec 3>> m/new$i 4>> m/d/a; echo more >&3; echo more >&4; \
+                    PROGRAM diff --tar - m | tar -xO new$i d/a > out; \
+                    cat m/d/a m/new$i | cmp - out; done";
+        let program = crate::process::unionfs();
+        let text = text.replace("PROGRAM", program);
+        place.shell(
+            "mkdir -p l1/d; cd l1; for i in $(seq 20); do head -c 90000 /dev/zero > new$i; done",
+        );
+        place.mount();
+        assert_eq!(place.shell(&text), "", "{way}");
+        place.unmount();
+    }
+}

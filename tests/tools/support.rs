@@ -146,8 +146,15 @@ impl Place {
         finish(&mut command)
     }
 
+    /// A run that succeeds. Other tests make mount namespaces, which have what was mounted here for as
+    /// long as they are there: so a server may go on for longer than the program waits for it.
     pub fn good(&self, words: &[&str]) -> String {
-        good(&self.run(words)).to_owned()
+        let done = || {
+            let outcome = self.run(words);
+            (!outcome.stderr.contains("in use by a mount")).then_some(outcome)
+        };
+        let done = wait_for(Duration::from_secs(30), done);
+        good(&done.expect("all mounts end")).to_owned()
     }
 
     /// A run that must fail with one line, which is returned.
