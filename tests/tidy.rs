@@ -24,7 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("fuzzing", &["layer", "tools"]),
     (
         "tools",
-        &["mount", "union", "layer", "cli", "options", "sys"],
+        &["ctl", "mount", "union", "layer", "cli", "options", "sys"],
     ),
     (
         "harness",

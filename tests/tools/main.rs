@@ -23,3 +23,4 @@ mod process;
 mod progress;
 mod run;
 mod support;
+mod user;

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 use crate::process::{Outcome, finish, unionfs};
 
 /// A directory for what runs leave, and a program that every user can reach.
-struct Place(TempDir);
+pub struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::Builder::new()
             .prefix("unionfs-test-")
             .tempdir_in("/var/tmp")
@@ -24,7 +24,7 @@ impl Place {
         place
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -53,7 +53,7 @@ impl Place {
     }
 
     /// The same as an ordinary user, to whom /dev/fuse is open meanwhile.
-    fn user(&self, prefix: &str, text: &str) -> Outcome {
+    pub fn user(&self, prefix: &str, text: &str) -> Outcome {
         fs::write(self.path("text"), text).unwrap();
         self.run(&format!(
             "exec 9> /tmp/unionfs-dev-fuse.lock; flock 9; mode=$(stat -c %a /dev/fuse); chmod 666 /dev/fuse
@@ -288,4 +288,39 @@ fn a_package_removed_from_this_machine() {
     );
     assert_eq!(place.sh(facts), before);
     place.is_clean();
+}
+
+/// On a terminal the user is asked.
+#[test]
+fn a_terminal_is_asked() {
+    for (answer, ending, after) in [
+        ("d", "unionfs: discarded", "old"),
+        ("k", "unionfs: kept in ", "old"),
+        ("what\\nc", "unionfs: committed", "new"),
+    ] {
+        let place = Place::new();
+        let text = format!(
+            "printf '{answer}\\n' | script -qec \"$unionfs run -- sh -c 'echo new > data/f'\" /dev/null"
+        );
+        let outcome = place.run(&text);
+        assert_eq!(outcome.status.code(), Some(0), "{}", outcome.stdout);
+        let asked = "[k]eep, [d]iscard (default) or [c]ommit?";
+        assert!(outcome.stdout.contains(asked), "{}", outcome.stdout);
+        assert!(outcome.stdout.contains(ending), "{}", outcome.stdout);
+        assert_eq!(place.sh("cat data/f").trim(), after);
+    }
+}
+
+/// An interrupt from the terminal is for the command, and before there is one it is for us.
+#[test]
+fn an_interrupt_from_the_terminal() {
+    let place = Place::new();
+    let command = "trap 'echo caught; exit 3' INT\necho ready\nsleep 30 & wait\n";
+    fs::write(place.path("command"), command).unwrap();
+    // Not in the background, where shells have interrupts ignored.
+    let text = "(until grep -q ready out; do sleep .1; done; printf '\\003') |
+         script -qefc \"$unionfs run --discard -- sh command\" /dev/null > out
+         echo $?; grep -c caught out";
+    let outcome = place.run(text);
+    assert_eq!(outcome.stdout, "3\n1\n", "{}", outcome.stderr);
 }

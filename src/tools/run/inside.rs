@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
 use crate::sys::daemonize::{self, Side};
@@ -54,6 +55,10 @@ impl Inside<'_> {
         match daemonize::fork().map_err(|e| failed("a process", e))? {
             Side::Child => std::process::exit(i32::from(self.first(&signals, cwd))),
             Side::Parent(process) => {
+                // What the terminal sent before there was this process, only we have got.
+                if let Some(signal) = signals.came() {
+                    let _ = kill(process, signal);
+                }
                 let status = signals.wait_for(process);
                 status.map_err(|e| failed("the command", e))
             }
@@ -70,7 +75,12 @@ impl Inside<'_> {
         let Some(program) = words.next() else {
             return OURS;
         };
-        let status = match Command::new(program).args(words).spawn() {
+        if let Some(signal) = signals.came() {
+            return 128 + u8::try_from(signal as i32).unwrap_or(0);
+        }
+        let mut command = Command::new(program);
+        let started = signals.unblocked(|| command.args(words).spawn());
+        let status = match started.and_then(|child| child) {
             Ok(child) => {
                 let process = i32::try_from(child.id()).map(Pid::from_raw);
                 let Ok(process) = process else { return OURS };

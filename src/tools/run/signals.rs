@@ -7,6 +7,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::sys;
+
 /// What is handed on. Stopping and going on again is what the terminal tells all processes at once.
 const HANDED_ON: [Signal; 7] = [
     Signal::SIGHUP,
@@ -19,7 +21,7 @@ const HANDED_ON: [Signal; 7] = [
 ];
 
 /// Signals that wait until they are asked for.
-pub(super) struct Signals(SignalFd);
+pub(super) struct Signals(SignalFd, SigSet);
 
 impl Signals {
     /// From here on none of them ends this process, nor those that it forks.
@@ -28,7 +30,30 @@ impl Signals {
         HANDED_ON.iter().for_each(|signal| set.add(*signal));
         set.add(Signal::SIGCHLD);
         set.thread_block()?;
-        Ok(Self(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?))
+        let waiting = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self(waiting, set))
+    }
+
+    /// Starts what shall not have them blocked, as programs have no reason to think of. Only for the first
+    /// process of a namespace, which none of them ends that comes meanwhile.
+    pub fn unblocked<T>(&self, start: impl FnOnce() -> T) -> io::Result<T> {
+        self.1.thread_unblock()?;
+        let started = start();
+        self.1.thread_block()?;
+        Ok(started)
+    }
+
+    /// What came until now: who asks for an end before there is a command does not mean to wait for it.
+    pub fn came(&self) -> Option<Signal> {
+        while sys::fd::is_readable(&self.0) {
+            let info = self.0.read_signal().ok().flatten()?;
+            let number = i32::try_from(info.ssi_signo).ok()?;
+            let signal = HANDED_ON.into_iter().find(|s| *s as i32 == number);
+            if signal.is_some() {
+                return signal;
+            }
+        }
+        None
     }
 
     /// Waits until `process` has ended, and reaps others; returns what a shell would give as its status.
