@@ -8,6 +8,7 @@ mod cell;
 mod commit;
 mod killed;
 mod layers;
+mod random;
 mod scenes;
 mod two;
 
