@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use rustix::fs::FileType;
 use unionfs::faults::{self, Fault};
+use unionfs::mount::open_union;
 
 use super::cell::leftovers;
 use super::{ERRNOS, MEMORY, prepare};
@@ -31,8 +32,9 @@ enum Drawn {
     None,
     /// The call of that number fails.
     Fail(u32, usize),
-    /// The process ends at that point: two are before and after each call.
-    End(u32),
+    /// The process ends at that point: two are before and after each call. So may the next mount, while it
+    /// tidies up.
+    End(u32, Option<u32>),
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +50,7 @@ struct Counts {
     failures: AtomicU32,
     refused: AtomicU32,
     ends: AtomicU32,
+    mounts: AtomicU32,
     done: AtomicU32,
 }
 
@@ -64,7 +67,8 @@ fn fault() -> impl Strategy<Value = Drawn> + Clone {
     prop_oneof![
         1 => Just(Drawn::None),
         3 => (call(), 0..ERRNOS.len()).prop_map(|(call, errno)| Drawn::Fail(call, errno)),
-        2 => (call(), 0..2_u32).prop_map(|(call, after)| Drawn::End(2 * call + after)),
+        2 => (call(), 0..2_u32, prop::option::of(0..12_u32))
+            .prop_map(|(call, after, again)| Drawn::End(2 * call + after, again)),
     ]
 }
 
@@ -115,12 +119,7 @@ impl Both<'_> {
             return;
         }
         let wanted = self.oracle.run(ROOT, &for_oracle(what));
-        assert_eq!(
-            *got,
-            wanted,
-            "left: union, after\n{}",
-            self.log.join("\n")
-        );
+        assert_eq!(*got, wanted, "left: union, after\n{}", self.log.join("\n"));
     }
 
     /// A mount that ended well, and the next one.
@@ -146,7 +145,7 @@ impl Both<'_> {
         let fault = match drawn {
             Drawn::None => None,
             Drawn::Fail(call, errno) => Some((2 * call, Fault::Fail(ERRNOS[errno]))),
-            Drawn::End(point) => Some((point, Fault::End)),
+            Drawn::End(point, _) => Some((point, Fault::End)),
         };
         // That ends a mount and begins another, with checks of its own.
         let fault = fault.filter(|_| !matches!(what, Do::Remount));
@@ -161,18 +160,16 @@ impl Both<'_> {
             // Whatever it would tidy up has no effect any more.
             self.core.side.union = None;
             faults::unwatch();
+            if let Drawn::End(_, Some(point)) = drawn {
+                self.end_while_mounting(point);
+            }
             self.after_end(what);
         } else {
             let calls = faults::unwatch();
             let met = fault.filter(|(point, _)| calls.len() > *point as usize / 2);
             self.after(what, &got, met);
         }
-        check(
-            &mut self.core,
-            &self.oracle,
-            &self.disk.oracle,
-            &self.log,
-        )
+        check(&mut self.core, &self.oracle, &self.disk.oracle, &self.log)
     }
 
     /// After an operation of a mount that goes on.
@@ -196,6 +193,19 @@ impl Both<'_> {
     fn note(&mut self, text: &str) {
         if let Some(last) = self.log.last_mut() {
             last.push_str(text);
+        }
+    }
+
+    /// A mount that ends before it can be used.
+    fn end_while_mounting(&mut self, point: u32) {
+        faults::watch(Some((point, Fault::End)));
+        let union = open_union(&self.core.side.options);
+        let is_met = faults::has_ended();
+        drop(union);
+        faults::unwatch();
+        if is_met {
+            count(&self.counts.mounts);
+            self.note(&format!(", the next mount at {point}"));
         }
     }
 
@@ -284,7 +294,11 @@ fn sequences(overlay_form: bool, default: u64) {
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
         // Some on the disk, where other calls are made than in memory.
         let disk = std::env::temp_dir();
-        let place = if seed % 4 == 0 { &disk } else { Path::new(MEMORY) };
+        let place = if seed % 4 == 0 {
+            &disk
+        } else {
+            Path::new(MEMORY)
+        };
         let result = TestRunner::new_with_rng(config, rng).run(&strategy, |sequence| {
             run(&sequence, place, &counts);
             Ok(())
@@ -300,22 +314,23 @@ fn sequences(overlay_form: bool, default: u64) {
     let met = of(&counts.failures) + of(&counts.ends);
     eprintln!(
         "random, overlay form {overlay_form}: {sequences} sequences, {} operations, {met} met a fault: {} calls failed ({} \
-         operations answered with that), {} ends of the process ({} left the new state)",
+         operations answered with that), {} ends of the process ({} left the new state; {} of the next mount, too)",
         of(&counts.operations),
         of(&counts.failures),
         of(&counts.refused),
         of(&counts.ends),
         of(&counts.done),
+        of(&counts.mounts),
     );
     assert!(sequences == 0 || met > 0, "no fault was met");
 }
 
 #[test]
 fn random_aufs() {
-    sequences(false, 40);
+    sequences(false, 400);
 }
 
 #[test]
 fn random_overlay() {
-    sequences(true, 40);
+    sequences(true, 400);
 }
