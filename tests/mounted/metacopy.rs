@@ -148,12 +148,10 @@ dialects! {
             m.remount();
         }
         // The same in a lower, which stays as it is.
-        let mut m = Stack::of(dialect)
-            .lower(["f=01234"])
-            .lower([format!("f={}", data())])
-            .unmounted();
-        xattr::set(m.layers.lowers[0].join("f"), RECORD, b"").unwrap();
-        m.mount_again_with("metacopy=on");
+        let below = format!("f={}", data());
+        let layers = Stack::of(dialect).lower(["f=01234"]).lower([below]).build();
+        xattr::set(layers.lowers[0].join("f"), RECORD, b"").unwrap();
+        let m = layers.mount_with("metacopy=on");
         shows_start(&m, "f");
     }
 

@@ -352,11 +352,8 @@ fn changing(add: Add<'_>) {
         }
     }
     // The size stays, the time does not.
-    add(
-        plainly,
-        vec![create("n"), on("n", times())],
-        on("n", cut_open(0)),
-    );
+    let old = vec![create("n"), on("n", times())];
+    add(plainly, old, on("n", cut_open(0)));
     for name in ["set-id", "d/sub/y"] {
         for action in [write(), own(), cut(3), Action::OpenTruncate] {
             add(plainly, vec![], on(name, action));
