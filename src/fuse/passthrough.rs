@@ -297,7 +297,7 @@ impl Passthrough {
         if union.may_pass(source) && !self.is_refused(source) {
             let found = union.backing(opening.id)?;
             source = found.source;
-            if union.may_pass(source) && !self.is_refused(source) {
+            if found.is_all_shown && union.may_pass(source) && !self.is_refused(source) {
                 backing = self.register(union, source, found.file.as_fd(), register)?;
             }
         }

@@ -68,6 +68,11 @@ pub mod points {
         WATCH.take().map(|watch| watch.calls).unwrap_or_default()
     }
 
+    /// Whether this thread has met [`Fault::End`] since it began to count.
+    pub fn has_ended() -> bool {
+        WATCH.with_borrow(|watch| watch.as_ref().is_some_and(|watch| watch.ended))
+    }
+
     /// Panics if the file that the environment names (`UNIONFS_PANIC_AT`) has this name in it: tests of a
     /// daemon say so where a defect is.
     pub fn panic_if_asked(name: &str) {

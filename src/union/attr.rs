@@ -131,8 +131,11 @@ impl Union {
         self.own_data(inode, Need::Bytes(size))?;
         let file = self.file(inode, true)?;
         match sys::file::truncate(&*file, size) {
-            // A copy-up for this has brought no more than that, and the time of the change.
-            Err(_) if sys::stat::fstat(&*file).is_ok_and(|now| now.size == size) => {}
+            // A copy-up for this has brought no more than that, and cannot be taken back; the time of the change
+            // is what may be missing.
+            Err(_) if sys::stat::fstat(&*file).is_ok_and(|now| now.size == size) => {
+                let _ = sys::at::utimens_at(&*file, b"", SetTime::Omit, SetTime::Now);
+            }
             result => result?,
         }
         self.data_change(inode)?;

@@ -11,7 +11,8 @@ use crate::layer::{LayerIndex, elsewhere};
 use crate::sys::{self, Errno, Result};
 
 use super::Union;
-use super::descriptors::Use;
+use super::copy_up::Need;
+use super::descriptors::{Real, Use};
 use super::inode::Inode;
 use super::types::Attr;
 
@@ -34,6 +35,9 @@ pub struct Backing {
     pub file: Arc<OwnedFd>,
     /// Where it is.
     pub source: Source,
+    /// False when the file has more than the node shows: one whose data stay in a lower was cut, and the
+    /// record of that place was not removed any more. Reading has to look at the size then.
+    pub is_all_shown: bool,
 }
 
 /// Takes the file that had the data of a node until now, which is in the upper's file since; the
@@ -76,7 +80,8 @@ impl Union {
         first.is_some_and(|layer| sys::stat::is_stacked(&*layer.root()))
     }
 
-    /// The file that has the data of a node. It is not kept open for later.
+    /// The file that has the data of a node. It is not kept open for later. If a crash came between the cut
+    /// of a file whose data are elsewhere and the end of its record, the data are brought first.
     ///
     /// # Errors
     /// What open(2) of the real file gives.
@@ -87,10 +92,29 @@ impl Union {
             let source = Self::source_of(&inode);
             let file = self.open_once(&inode)?;
             // It may have been learned just now that the data are elsewhere, or they came up.
-            if source == Self::source_of(&inode) {
-                return Ok(Backing { file, source });
+            if source != Self::source_of(&inode) {
+                continue;
             }
+            let is_all_shown = !inode.is_borrowed() || self.has_size_of(&inode, &file)?;
+            if !is_all_shown && self.in_upper(&inode) {
+                match self.fetch_data(&inode, Need::All) {
+                    Ok(()) => continue,
+                    // Reading by requests works all the same.
+                    Err(e) => tracing::debug!("the data of a file that was cut stay below: {e}"),
+                }
+            }
+            return Ok(Backing {
+                file,
+                source,
+                is_all_shown,
+            });
         }
+    }
+
+    /// True when an inode shows the size that the file of its data has.
+    fn has_size_of(&self, inode: &Arc<Inode>, file: &OwnedFd) -> Result<bool> {
+        let shown = self.with_real(inode, Real::stat)?.size;
+        Ok(sys::stat::fstat(file)?.size == shown)
     }
 
     fn open_once(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>> {

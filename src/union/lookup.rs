@@ -199,6 +199,11 @@ impl Union {
                 stat.nlink.saturating_sub(1)
             };
         }
+        if inode.is_unlinked() && !inode.kind.is_dir() {
+            // Whatever is left of its links is not the users': one that holds it, or the entry of a
+            // pseudo-link that could not be removed yet.
+            return 0;
+        }
         if matches!(inode.place.read().held(), Some(Held::Link(_))) {
             // The link that holds it is not the users'.
             return stat.nlink.saturating_sub(1);

@@ -102,7 +102,12 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(case: &Case) -> Self {
-        let base = tempfile::tempdir().unwrap();
+        Self::new_in(case, &std::env::temp_dir())
+    }
+
+    /// With all that is not to be elsewhere in a directory of `place`.
+    pub fn new_in(case: &Case, place: &Path) -> Self {
+        let base = tempfile::tempdir_in(place).unwrap();
         let elsewhere = tempfile::tempdir_in("/dev/shm").expect("/dev/shm is a second filesystem");
         let new = |dir: &Path, name: &str| {
             let path = dir.join(name);
@@ -359,7 +364,11 @@ impl Drop for LogOnPanic<'_> {
     }
 }
 
-fn check(subject: &mut dyn Subject, oracle: &Plain, root: &Path, log: &[String]) -> Tree {
+/// Compares the trees and all that is kept; returns what is expected to be seen.
+///
+/// # Panics
+/// At a difference.
+pub fn check(subject: &mut dyn Subject, oracle: &Plain, root: &Path, log: &[String]) -> Tree {
     let _guard = LogOnPanic(log);
     let expected = tree::scan(root);
     let tree = subject.tree();

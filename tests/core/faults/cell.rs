@@ -350,28 +350,7 @@ impl Run<'_> {
 
     /// Nothing but what users see, and what keeps it so, may be in the upper of a new mount.
     pub fn check_leftovers(&mut self) -> std::result::Result<(), String> {
-        let upper = self.side.options.upper.clone().unwrap();
-        let names = |dir: &str| -> Vec<String> {
-            let entries = std::fs::read_dir(upper.join(dir)).into_iter().flatten();
-            let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
-            names.collect()
-        };
-        let orphans = names(".wh..wh.orph");
-        if !orphans.is_empty() {
-            return Err(format!("leftovers: {orphans:?}"));
-        }
-        let links = names(".wh..wh.plnk");
-        if links.is_empty() {
-            return Ok(());
-        }
-        let tree = self.side.scan(1000);
-        for entry in links {
-            let number = entry.split('.').next().unwrap_or_default().parse::<u64>();
-            if !tree.values().any(|seen| Ok(seen.ino) == number) {
-                return Err(format!("a pseudo-link of no name: {entry}"));
-            }
-        }
-        Ok(())
+        leftovers(&mut self.side)
     }
 
     /// Names in the upper, those of users and others; numbers in names differ from upper to upper.
@@ -396,4 +375,33 @@ impl Run<'_> {
     pub fn errno(result: &Result) -> Option<Errno> {
         result.as_ref().err().copied()
     }
+}
+
+/// What is in the upper of a new mount beside what users see, and what keeps it so.
+pub fn leftovers(side: &mut UnionSide) -> std::result::Result<(), String> {
+    let names = |dir: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten();
+        let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    };
+    let upper = side.options.upper.clone().unwrap();
+    let work = side.options.work.as_ref().map(|work| work.join("work"));
+    for dir in work.into_iter().chain([upper.join(".wh..wh.orph")]) {
+        let left = names(&dir);
+        if !left.is_empty() {
+            return Err(format!("leftovers: {left:?}"));
+        }
+    }
+    let links = names(&upper.join(".wh..wh.plnk"));
+    if links.is_empty() {
+        return Ok(());
+    }
+    let tree = side.scan(1000);
+    for entry in links {
+        let number = entry.split('.').next().unwrap_or_default().parse::<u64>();
+        if !tree.values().any(|seen| Ok(seen.ino) == number) {
+            return Err(format!("a pseudo-link of no name: {entry}"));
+        }
+    }
+    Ok(())
 }

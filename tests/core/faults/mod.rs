@@ -6,8 +6,10 @@
 
 mod cell;
 mod commit;
+mod disks;
 mod killed;
 mod layers;
+mod random;
 mod scenes;
 mod two;
 
@@ -104,11 +106,11 @@ fn prepare() {
     keep_capabilities();
 }
 
-/// Runs `cells` for every scene, in one form of whiteouts.
+/// Runs `cells` for every scene, in one form of whiteouts. Returns the calls that were met.
 fn for_each_scene(
     what: &str, form: WhiteoutForm, warm: bool, place: &Path,
     cells: impl Fn(&Play<'_>, &[&'static str], &mut Tally),
-) {
+) -> BTreeSet<&'static str> {
     prepare();
     let only = std::env::var("UNIONFS_FAULTS_SCENE").unwrap_or_default();
     let mut tally = Tally::default();
@@ -128,7 +130,9 @@ fn for_each_scene(
         cells(&play, &calls, &mut tally);
         play.check_lowers();
     }
+    let calls = std::mem::take(&mut tally.calls);
     tally.report(what);
+    calls
 }
 
 /// The calls that a scene makes, which must come to the state of a plain directory.

@@ -351,6 +351,9 @@ fn changing(add: Add<'_>) {
             add(set, vec![], on("d", action));
         }
     }
+    // The size stays, the time does not.
+    let old = vec![create("n"), on("n", times())];
+    add(plainly, old, on("n", cut_open(0)));
     for name in ["set-id", "d/sub/y"] {
         for action in [write(), own(), cut(3), Action::OpenTruncate] {
             add(plainly, vec![], on(name, action));
@@ -476,5 +479,12 @@ fn unlinked() -> Vec<Scene> {
             set: plainly,
         });
     }
+    // The last of several names, of a file that is in the upper.
+    scenes.push(Scene {
+        before: vec![on("p", write()), unlink("p")],
+        open: vec![keep("q")],
+        change: unlink("q"),
+        set: plainly,
+    });
     scenes
 }
