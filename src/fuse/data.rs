@@ -63,16 +63,16 @@ impl UnionFs {
             takes = Work::Long;
         }
         let data = data.to_vec();
-        let (dropping, shared) = (Arc::clone(&self.dropping), Arc::clone(&self.union));
+        let (dropping, desk) = (Arc::clone(&self.dropping), Arc::clone(&self.desk));
         let writing = Arc::clone(&self.writing);
         self.as_long_as(takes, move |union| {
             let result = write.wait(union, &writing, &data);
-            let is_lost = result.is_err() && write.whole;
-            reply::written(reply, result);
-            if is_lost {
+            if result.is_err() && write.whole {
                 // What could not be stored must not be shown any longer as if it were.
-                dropping.soon(&shared, write.id);
+                let end = write.offset + data.len() as u64;
+                dropping.soon(&desk, write.id, end);
             }
+            reply::written(reply, result);
         });
     }
 

@@ -1,19 +1,37 @@
-//! Threads for what waits until the kernel has written back what it keeps.
+//! Threads for what waits until the kernel has written back what it keeps, and for what could not be stored.
 //!
-//! The kernel does that by requests, which may need the pool of threads for slow work. Waiting there
+//! The kernel writes back by requests, which may need the pool of threads for slow work. Waiting there
 //! would take the pool's threads from the very requests that are waited for.
+//!
+//! Where the kernel keeps what is written, it goes by its own size of a file, and takes no other from us as
+//! long as it knows the node. So a file whose end could not be stored must be forgotten by it. It is when
+//! no name leads there and nobody has it open; so its names are taken away, again and again until then.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::union::Union;
+use crate::union::Attr;
 
-/// Drops the kernel's pages of files that could not be stored, one file after the other.
+use super::desk::Desk;
+use super::watching::tell;
+
+/// After so long it is looked again whether files that show too much are known still; up to the second.
+const FIRST: Duration = Duration::from_millis(10);
+const LAST: Duration = Duration::from_secs(1);
+
+/// Drops the kernel's pages of files that could not be stored, one file after the other, and has it forget
+/// a size that is not theirs.
 #[derive(Debug, Default)]
-pub(super) struct Dropping(Mutex<Pending>);
+pub(super) struct Dropping {
+    pending: Mutex<Pending>,
+    /// How many files may show too much, so that ordinary mounts pay nothing.
+    count: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Pending {
@@ -21,13 +39,22 @@ struct Pending {
     sender: Option<Sender<u64>>,
     /// Node ids that it has not begun with.
     ids: HashSet<u64>,
+    /// Up to where the kernel takes a file for stored, by node id, if it goes by its own size.
+    ends: HashMap<u64, u64>,
 }
 
 impl Dropping {
-    /// Has the pages of a node dropped soon. What is dirty among them is tried once more, may fail once
-    /// more, and come here again.
-    pub fn soon(self: &Arc<Self>, union: &Arc<Union>, id: u64) {
-        let mut pending = self.0.lock();
+    /// Has the pages of a node dropped soon, of which those up to `end` could not be stored. What is dirty
+    /// among them is tried once more, may fail once more, and come here again.
+    ///
+    /// To be called before the kernel is answered: a truncation that comes later sets the size right.
+    pub fn soon(self: &Arc<Self>, desk: &Arc<Desk>, id: u64, end: u64) {
+        let mut pending = self.pending.lock();
+        if desk.choice.way.keeps_writes() {
+            let known = pending.ends.entry(id).or_default();
+            *known = end.max(*known);
+            self.count.store(pending.ends.len(), Ordering::Release);
+        }
         if !pending.ids.insert(id) {
             return;
         }
@@ -35,7 +62,7 @@ impl Dropping {
         if sent(&pending) {
             return;
         }
-        pending.sender = self.start(union);
+        pending.sender = self.start(desk);
         if !sent(&pending) {
             // Without a thread they stay: what they show is not stored, as the writer was told.
             pending.ids.remove(&id);
@@ -43,18 +70,62 @@ impl Dropping {
         }
     }
 
-    fn start(self: &Arc<Self>, union: &Arc<Union>) -> Option<Sender<u64>> {
+    /// Says that the kernel has the size of a node from us now, or has forgotten the node.
+    pub fn is_right(&self, id: u64) {
+        let mut pending = self.pending.lock();
+        pending.ends.remove(&id);
+        self.count.store(pending.ends.len(), Ordering::Release);
+    }
+
+    /// True when there may be files that show too much.
+    pub fn any(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+    }
+
+    /// Takes the names of files that show too much away from the kernel.
+    fn have_forgotten(&self, desk: &Desk) {
+        if !self.any() {
+            return;
+        }
+        let ends: Vec<_> = {
+            let pending = self.pending.lock();
+            pending.ends.iter().map(|(id, end)| (*id, *end)).collect()
+        };
+        for (id, end) in ends {
+            // A write behind what was lost may have come through.
+            let is_short = |attr: Attr| attr.stat.size < end;
+            if !desk.union.getattr(id).is_ok_and(is_short) {
+                self.is_right(id);
+            } else if let Some(notifier) = desk.notifier.get() {
+                tell(&desk.union, notifier, desk.union.shown_names(id));
+            }
+        }
+    }
+
+    fn start(self: &Arc<Self>, desk: &Arc<Desk>) -> Option<Sender<u64>> {
         let (sender, receiver) = channel();
-        let (this, union) = (Arc::downgrade(self), Arc::clone(union));
+        let (this, desk) = (Arc::downgrade(self), Arc::clone(desk));
         let thread = std::thread::Builder::new().name("dropping".into());
         let work = move || {
-            while let Ok(id) = receiver.recv() {
-                let Some(dropping) = this.upgrade() else {
-                    return;
+            let mut pause = None;
+            loop {
+                let next = match pause {
+                    None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                    Some(pause) => receiver.recv_timeout(pause),
                 };
-                dropping.0.lock().ids.remove(&id);
-                drop(dropping);
-                union.write_back(id);
+                // Not kept while waiting: the end of the mount ends that.
+                let Some(this) = this.upgrade() else { return };
+                let longer = match next {
+                    Ok(id) => {
+                        this.pending.lock().ids.remove(&id);
+                        desk.union.write_back(id);
+                        FIRST
+                    }
+                    Err(RecvTimeoutError::Timeout) => pause.map_or(LAST, |p| (p * 2).min(LAST)),
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
+                this.have_forgotten(&desk);
+                pause = this.any().then_some(longer);
             }
         };
         thread.spawn(work).ok()?;

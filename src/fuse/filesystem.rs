@@ -130,6 +130,9 @@ impl Filesystem for UnionFs {
         if let Some(table) = &self.passthrough {
             table.forgotten(&self.union, ino.0);
         }
+        if self.dropping.any() && self.union.node_ids(ino.0).is_err() {
+            self.dropping.is_right(ino.0);
+        }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -158,6 +161,7 @@ impl Filesystem for UnionFs {
         }
         let who = caller(req);
         let policy = self.policy;
+        let dropping = Arc::clone(&self.dropping);
         let takes = self.on(Op::Setattr).work_to_change(ino.0, size.is_some());
         self.as_long_as(takes, move |union| {
             let result = if policy.way.keeps_writes() {
@@ -167,6 +171,9 @@ impl Filesystem for UnionFs {
             };
             if let Some(table) = table {
                 table.mode_changed(union, ino.0);
+            }
+            if size.is_some() && result.is_ok() && dropping.any() {
+                dropping.is_right(ino.0);
             }
             reply::attr(reply, result, policy);
         });

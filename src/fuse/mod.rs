@@ -4,6 +4,7 @@ mod again;
 mod answers;
 mod attributes;
 mod clock;
+mod closing;
 mod control;
 mod convert;
 mod data;

@@ -16,6 +16,7 @@
 //! their own, no memory), its data go through us and the kernel's page cache.
 
 mod inherited;
+mod writers;
 
 use std::collections::VecDeque;
 use std::io;
@@ -142,6 +143,8 @@ pub(super) struct Passthrough {
     nodes: DashMap<u64, Node>,
     /// Nodes with nothing open, oldest first, and some that are open again.
     idle: Mutex<VecDeque<u64>>,
+    /// Nodes whose file is open for writing by itself, not only while it is by a user.
+    writers: Mutex<Vec<u64>>,
     /// Layers of which the kernel takes no files.
     refused: Vec<AtomicBool>,
     /// There are nodes that were open when the last server ended.
@@ -160,6 +163,7 @@ impl Passthrough {
             inherits: !open.is_empty(),
             nodes: DashMap::new(),
             idle: Mutex::default(),
+            writers: Mutex::default(),
             refused: layers.map(|_| AtomicBool::new(false)).collect(),
         });
         for id in open {
@@ -299,6 +303,9 @@ impl Passthrough {
             source = found.source;
             if found.is_all_shown && union.may_pass(source) && !self.is_refused(source) {
                 backing = self.register(union, source, found.file.as_fd(), register)?;
+                if found.writes && backing.is_some() {
+                    self.note_writer(union, opening.id);
+                }
             }
         }
         if backing.is_none() {

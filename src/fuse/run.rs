@@ -10,6 +10,7 @@ use crate::options::Options;
 use crate::sys::{self, Errno, fusermount};
 use crate::union::{Union, What};
 
+use super::closing::Closing;
 use super::filesystem::UnionFs;
 use super::flags::MountFlags;
 use super::handover;
@@ -54,11 +55,14 @@ pub(crate) struct Session {
     unmounter: Unmounter,
 }
 
+/// What goes on beside the session, until it is dropped.
+type Threads = (Hearing, Closing);
+
 /// The one for tests is a type of its own, so that the other has nothing of it.
 #[derive(Debug)]
 enum Serving {
-    Plain(fuser::Session<Turns>, Hearing),
-    Injected(fuser::Session<Turns<Arc<Injected>>>, Hearing),
+    Plain(fuser::Session<Turns>, Threads),
+    Injected(fuser::Session<Turns<Arc<Injected>>>, Threads),
 }
 
 impl Session {
@@ -130,8 +134,8 @@ impl Session {
     pub fn run(self) -> Result<(), FuseError> {
         let mountpoint = self.unmounter.name().to_owned();
         let outcome = match self.serving {
-            Serving::Plain(session, _hearing) => session.run(),
-            Serving::Injected(session, _hearing) => session.run(),
+            Serving::Plain(session, _threads) => session.run(),
+            Serving::Injected(session, _threads) => session.run(),
         };
         outcome.map_err(|e| FuseError::Serve {
             mountpoint,
@@ -147,12 +151,12 @@ impl Serving {
     ) -> io::Result<Self> {
         Ok(match injected {
             None => {
-                let (session, hearing) = begin(union, fd, options, Nothing)?;
-                Self::Plain(session, hearing)
+                let (session, threads) = begin(union, fd, options, Nothing)?;
+                Self::Plain(session, threads)
             }
             Some(injected) => {
-                let (session, hearing) = begin(union, fd, options, injected)?;
-                Self::Injected(session, hearing)
+                let (session, threads) = begin(union, fd, options, injected)?;
+                Self::Injected(session, threads)
             }
         })
     }
@@ -160,7 +164,7 @@ impl Serving {
 
 fn begin<M: Meet>(
     union: UnionFs, fd: OwnedFd, options: &Options, met: M,
-) -> io::Result<(fuser::Session<Turns<M>>, Hearing)> {
+) -> io::Result<(fuser::Session<Turns<M>>, Threads)> {
     let config = MountFlags::new(options, union.union.is_read_only()).config();
     let acl = config.acl;
     let core = Arc::clone(&union.union);
@@ -180,7 +184,7 @@ fn begin<M: Meet>(
         tracing::warn!("all threads read requests at all times: {e}");
     }
     let hearing = Hearing::start(&core, &session.notifier());
-    Ok((session, hearing))
+    Ok((session, (hearing, Closing::start(&desk))))
 }
 
 /// Has the kernel ask again for what it does not know to have changed.

@@ -38,6 +38,8 @@ pub struct Backing {
     /// False when the file has more than the node shows: one whose data stay in a lower was cut, and the
     /// record of that place was not removed any more. Reading has to look at the size then.
     pub is_all_shown: bool,
+    /// It is open for writing, too.
+    pub writes: bool,
 }
 
 /// Takes the file that had the data of a node until now, which is in the upper's file since; the
@@ -90,7 +92,7 @@ impl Union {
         self.regular(&inode)?;
         loop {
             let source = Self::source_of(&inode);
-            let file = self.open_once(&inode)?;
+            let (file, usage) = self.open_once(&inode)?;
             // It may have been learned just now that the data are elsewhere, or they came up.
             if source != Self::source_of(&inode) {
                 continue;
@@ -107,6 +109,7 @@ impl Union {
                 file,
                 source,
                 is_all_shown,
+                writes: usage == Use::Write,
             });
         }
     }
@@ -117,25 +120,25 @@ impl Union {
         Ok(sys::stat::fstat(file)?.size == shown)
     }
 
-    fn open_once(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>> {
+    fn open_once(&self, inode: &Arc<Inode>) -> Result<(Arc<OwnedFd>, Use)> {
         if inode.is_borrowed() {
-            return self.data_file(inode);
+            return Ok((self.data_file(inode)?, Use::Data));
         }
         let layer = inode.layer();
         for usage in [Use::Read, Use::Write] {
             if let Some(file) = self.descriptors.file((inode.serial, layer, usage)) {
-                return Ok(file);
+                return Ok((file, usage));
             }
         }
         let file = match self.open_file(inode, layer, false) {
             // The name was given to another file meanwhile: the usual way tries again.
-            Err(Errno::STALE) => return self.file(inode, false),
+            Err(Errno::STALE) => return Ok((self.file(inode, false)?, Use::Read)),
             file => Arc::new(file?),
         };
         if elsewhere::is_metacopy(&*file)? {
             self.learn_borrowed(inode)?;
         }
-        Ok(file)
+        Ok((file, Use::Read))
     }
 
     /// True when writes to the file have to come as requests, because they may change more than its

@@ -15,6 +15,7 @@ use crate::sys::{self, Errno, FileKind, Result, Stat};
 
 use super::Union;
 use super::copy_up::Need;
+use super::idle::Idle;
 use super::inode::{Held, Inode, Permits, Pinned, Place};
 use super::journal;
 
@@ -38,6 +39,7 @@ pub(super) type Key = (u64, LayerIndex, Use);
 pub(crate) struct Descriptors {
     dirs: Cache<Key, Arc<OwnedFd>>,
     files: Cache<Key, Arc<OwnedFd>>,
+    idle: Idle,
     /// Handles of objects without a name, which cannot be closed and opened again.
     pub held: Permits,
     max_held: usize,
@@ -50,6 +52,7 @@ impl Descriptors {
         Self {
             dirs: Cache::new(third),
             files: Cache::new(third),
+            idle: Idle::default(),
             held: Permits::default(),
             max_held: third,
         }
@@ -73,10 +76,11 @@ impl Descriptors {
             }
         } else if inode.kind == FileKind::Regular {
             let layer = inode.layer();
-            self.files.remove(&(inode.serial, layer, Use::Read));
+            // In this order: who exchanges one for the other goes the other way.
             if layer == 0 {
                 self.files.remove(&(inode.serial, layer, Use::Write));
             }
+            self.files.remove(&(inode.serial, layer, Use::Read));
             if let Some(data) = inode.data() {
                 self.drop_data(inode, data.layer);
             }
@@ -106,6 +110,43 @@ impl Descriptors {
     /// Caches a file.
     pub fn keep(&self, key: Key, fd: Arc<OwnedFd>) {
         self.files.insert(key, fd);
+    }
+
+    /// What is open for writing, for who closes it.
+    pub fn idle(&self) -> &Idle {
+        &self.idle
+    }
+
+    /// Keeps a file to write by.
+    fn keep_writer(&self, key: Key, fd: Arc<OwnedFd>) {
+        self.files.insert(key, fd);
+        self.idle.note();
+    }
+
+    /// Exchanges what is open for writing for the same open for reading.
+    pub fn close_writers(&self) {
+        let writers = self
+            .files
+            .iter()
+            .filter(|((.., usage), _)| *usage == Use::Write);
+        let writers: Vec<_> = writers.collect();
+        for (key, file) in writers {
+            let read = (key.0, key.1, Use::Read);
+            let is_new = self.files.peek(&read).is_none();
+            if is_new {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+                let Ok(file) = sys::fd::reopen(&*file, flags) else {
+                    // Without descriptors: it is tried again.
+                    self.idle.note();
+                    continue;
+                };
+                self.files.insert(read, Arc::new(file));
+            }
+            if self.files.remove(&key).is_none() && is_new {
+                // The inode may be gone, which nothing may keep.
+                self.files.remove(&read);
+            }
+        }
     }
 
     /// Closes the file that had the data of an inode.
@@ -375,7 +416,11 @@ impl Union {
         }
         // A copy-up may have happened meanwhile; the key holds the layer, so what is kept under
         // it stays true.
-        self.descriptors.files.insert(key, Arc::clone(&fd));
+        if write {
+            self.descriptors.keep_writer(key, Arc::clone(&fd));
+        } else {
+            self.descriptors.files.insert(key, Arc::clone(&fd));
+        }
         Ok(fd)
     }
 
@@ -426,9 +471,8 @@ impl Union {
 
     /// Keeps a descriptor to write by.
     pub(super) fn take_file(&self, inode: &Inode, fd: OwnedFd) {
-        self.descriptors
-            .files
-            .insert((inode.serial, 0, Use::Write), Arc::new(fd));
+        let key = (inode.serial, 0, Use::Write);
+        self.descriptors.keep_writer(key, Arc::new(fd));
     }
 
     /// Lets go of the lower's file after a copy-up from `layer`.

@@ -6,6 +6,7 @@ use crate::sys::{self, Errno, FileKind, Result};
 use super::Union;
 use super::copy_up::Need;
 use super::descriptors::Use;
+use super::look_again::Notice;
 use super::stale::What;
 use super::types::{Attr, Caller, SetAttr, SetTime};
 
@@ -117,5 +118,17 @@ impl Union {
     /// Must not be called on a thread that the answers depend on.
     pub fn write_back(&self, id: u64) {
         self.stale.tell(id, What::Contents);
+    }
+
+    /// What has the kernel ask for the names of a node again.
+    pub(crate) fn shown_names(&self, id: u64) -> Vec<Notice> {
+        let aliases = self
+            .inodes
+            .get(id)
+            .map_or_else(|_| Vec::new(), |inode| inode.aliases());
+        let names = aliases.into_iter();
+        names
+            .map(|alias| Notice::Name(alias.parent.id, alias.name))
+            .collect()
     }
 }

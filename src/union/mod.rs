@@ -34,6 +34,7 @@ mod fate;
 mod figures;
 mod find;
 mod found;
+mod idle;
 mod inode;
 mod inode_map;
 mod inode_table;

@@ -2,6 +2,7 @@
 //! that is stopped, or an upper that is full, does to its callers.
 
 use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -163,23 +164,14 @@ fn a_stopped_daemon() {
 #[test]
 fn a_full_upper() {
     let disk = Logged::new("ext4", 16 << 20, &["-b", "4096"], "defaults");
-    for way in ["passthrough", "cached"] {
+    for way in ["passthrough", "cached", "none"] {
         let big = format!("big={}", "x".repeat(300_000));
         let mut m = Stack::new()
             .upper_at(&disk.at)
             .lower(["f=lower", &big, "d/x=x"])
             .mount_with(&format!("open={way}"));
         let fill = disk.at.join("fill");
-        let full = fs::write(&fill, vec![1; 32 << 20]).unwrap_err();
-        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
-        let last = fs::File::options().append(true).open(&fill).unwrap();
-        // What is not written out yet counts for more than it takes in the end.
-        let mut fits = true;
-        while fits {
-            fits = std::io::Write::write_all(&mut &last, &[1; 4096]).is_ok();
-            while std::io::Write::write_all(&mut &last, &[1; 4096]).is_ok() {}
-            rustix::fs::syncfs(&last).unwrap();
-        }
+        let last = fill_up(&fill);
         let append = |text: &str| {
             let file = fs::File::options().append(true).open(m.p("big"))?;
             std::io::Write::write_all(&mut &file, text.as_bytes())?;
@@ -187,7 +179,11 @@ fn a_full_upper() {
         };
         let error = append("more").unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{way}");
-        assert_eq!(fs::read(m.p("big")).unwrap().len(), 300_000, "{way}");
+        let shown = || (fs::read(m.p("big")).unwrap().len() == 300_000).then_some(());
+        assert!(
+            wait_for(Duration::from_secs(10), shown).is_some(),
+            "{way}: what is not stored is shown"
+        );
         assert!(!m.up("big").exists(), "{way}: half a copy");
         m.assert_ls("", &["big", "d", "f"]);
         drop(last);
@@ -201,38 +197,163 @@ fn a_full_upper() {
     }
 }
 
-/// The upper's filesystem is made read-only, and writable again, under the mount.
+/// A file is shown as it is stored when nobody has it open any more; till then all see the same, and what is
+/// written then is stored.
 #[test]
-fn an_upper_that_is_made_read_only() {
+fn what_a_full_upper_did_not_take_is_not_shown() {
     let disk = Logged::new("ext4", 16 << 20, &["-b", "4096"], "defaults");
     let m = Stack::new()
         .upper_at(&disk.at)
-        .lower(["f=lower", "g=lower"])
-        .mount_with("open=cached");
-    let remount = |how: &str| {
-        let options = format!("remount,{how}");
-        let status = Command::new("mount")
-            .args(["-o", &options])
-            .arg(&disk.at)
-            .status();
-        assert!(status.unwrap().success(), "{how}");
-    };
-    m.assert_file("f", "lower");
-    remount("ro");
-    for result in [
-        m.write("g", "no"),
-        m.unlink("f"),
-        m.mkdir("d"),
-        m.chmod("g", 0o600),
-    ] {
-        assert_eq!(result, Err(rustix::io::Errno::ROFS));
+        .lower(["l"])
+        .mount_with("open=none");
+    let names = ["closed", "cut", "grown"];
+    for name in names {
+        m.write(name, "").unwrap();
     }
-    m.assert_file("g", "lower");
-    m.assert_ls("", &["f", "g"]);
-    remount("rw");
-    m.write("g", "again").unwrap();
-    m.unlink("f").unwrap();
-    m.assert_file("g", "again");
-    m.assert_ls("", &["g"]);
-    assert_eq!(m.mode("g"), 0o644);
+    let fill = disk.at.join("fill");
+    drop(fill_up(&fill));
+    let [closed, cut, grown] = names.map(|name| {
+        let file = fs::File::options().write(true).open(m.p(name)).unwrap();
+        std::io::Write::write_all(&mut &file, &content(1, 100_000)).unwrap();
+        let error = file.sync_all().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{name}");
+        file
+    });
+    let is_stored = |name: &str| {
+        let same = || (fs::read(m.p(name)).unwrap() == fs::read(m.up(name)).unwrap()).then_some(());
+        assert!(
+            wait_for(Duration::from_secs(10), same).is_some(),
+            "{name}: shows what is not stored"
+        );
+    };
+    drop(closed);
+    is_stored("closed");
+    fs::remove_file(&fill).unwrap();
+    cut.set_len(5).unwrap();
+    assert_eq!(m.stat("cut").unwrap().st_size, 5);
+    grown.write_all_at(b"end", 200_000).unwrap();
+    grown.sync_all().unwrap();
+    for _ in 0..2 {
+        assert_eq!(m.stat("grown").unwrap().st_size, 200_003);
+        is_stored("grown");
+        is_stored("cut");
+        // What waits for its end looks again meanwhile.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop((cut, grown));
+}
+
+/// The upper's filesystem is made read-only, and writable again, under the mount. It is not busy for long
+/// with what nobody has open any more.
+#[test]
+fn an_upper_that_is_made_read_only() {
+    for way in ["cached", "none", "passthrough"] {
+        let disk = Logged::new("ext4", 16 << 20, &["-b", "4096"], "defaults");
+        let m = Stack::new()
+            .upper_at(&disk.at)
+            .lower(["f=lower", "g=lower", "h=lower"])
+            .mount_with(&format!("open={way}"));
+        let remount = |how: &str| {
+            let options = format!("remount,{how}");
+            let tried = || {
+                let mut mount = Command::new("mount");
+                let mount = mount.args(["-o", &options]).arg(&disk.at);
+                mount.output().unwrap().status.success().then_some(())
+            };
+            let done = wait_for(Duration::from_secs(30), tried);
+            assert!(done.is_some(), "{way}: {how}");
+        };
+        // Copied up, and made.
+        m.write("h", "written").unwrap();
+        m.write("new", "written").unwrap();
+        m.assert_file("f", "lower");
+        remount("ro");
+        for result in [
+            m.write("g", "no"),
+            m.unlink("f"),
+            m.mkdir("d"),
+            m.chmod("g", 0o600),
+        ] {
+            assert_eq!(result, Err(rustix::io::Errno::ROFS), "{way}");
+        }
+        m.assert_file("g", "lower");
+        m.assert_file("h", "written");
+        m.assert_ls("", &["f", "g", "h", "new"]);
+        remount("rw");
+        m.write("g", "again").unwrap();
+        m.write("h", "again").unwrap();
+        m.unlink("f").unwrap();
+        m.assert_file("g", "again");
+        m.assert_file("h", "again");
+        m.assert_ls("", &["g", "h", "new"]);
+        assert_eq!(m.mode("g"), 0o644);
+    }
+}
+
+/// What is open goes on after the daemon has closed its own file: also without a name, and with a mode that
+/// allows nothing.
+#[test]
+fn files_that_are_open_for_long_are_written() {
+    for way in ["cached", "none", "passthrough"] {
+        let m = Stack::new()
+            .upper(["d/"])
+            .lower(["f=lower", "g=lower"])
+            .mount_with(&format!("open={way}"));
+        let file = |name: &str| {
+            let mut options = fs::File::options();
+            let file = options.read(true).write(true).create(true).truncate(false);
+            let file = file.open(m.p(name)).unwrap();
+            file.write_all_at(b"first", 0).unwrap();
+            file.sync_all().unwrap();
+            file
+        };
+        let files = ["f", "g", "new"].map(file);
+        m.unlink("g").unwrap();
+        m.chmod("new", 0).unwrap();
+        let real = ["f", "new"].map(|name| {
+            let stat = fs::metadata(m.up(name)).unwrap();
+            (stat.dev(), stat.ino())
+        });
+        let writes = |fd: &Path| {
+            let is_it = fs::metadata(fd).is_ok_and(|stat| real.contains(&(stat.dev(), stat.ino())));
+            let info = fd.to_str().unwrap().replace("/fd/", "/fdinfo/");
+            let info = fs::read_to_string(info).unwrap_or_default();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = flags.map_or(0, |f| i32::from_str_radix(f.trim(), 8).unwrap());
+            is_it && flags & libc::O_ACCMODE != 0
+        };
+        let closed = || {
+            let mut fds = fs::read_dir(format!("/proc/{}/fd", m.pid())).unwrap();
+            let any = fds.any(|fd| writes(&fd.unwrap().path()));
+            (!any).then_some(())
+        };
+        assert!(closed().is_none(), "{way}: the daemon has no file open");
+        assert!(
+            wait_for(Duration::from_secs(30), closed).is_some(),
+            "{way}: a file stays open for writing"
+        );
+        for file in &files {
+            file.write_all_at(b"second", 2).unwrap();
+            file.sync_all().unwrap();
+            let mut data = [0; 8];
+            file.read_exact_at(&mut data, 0).unwrap();
+            assert_eq!(&data, b"fisecond", "{way}");
+        }
+        assert_eq!(fs::read(m.up("f")).unwrap(), b"fisecond");
+    }
+}
+
+/// Fills the filesystem with a file; returns the file, which no byte can be appended to.
+fn fill_up(fill: &Path) -> fs::File {
+    let full = fs::write(fill, vec![1; 32 << 20]).unwrap_err();
+    assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    let last = fs::File::options().append(true).open(fill).unwrap();
+    // What is not written out yet counts for more than it takes in the end.
+    let mut fits = true;
+    while fits {
+        fits = std::io::Write::write_all(&mut &last, &[1; 4096]).is_ok();
+        while std::io::Write::write_all(&mut &last, &[1; 4096]).is_ok() {}
+        rustix::fs::syncfs(&last).unwrap();
+    }
+    last
 }
