@@ -278,11 +278,11 @@ fn a_package_removed_from_this_machine() {
     let facts = "md5sum /var/lib/dpkg/status; find /var/lib/dpkg /usr/share/doc /etc /usr/bin -xdev -printf '%p %s %T@ %C@ %m\\n' | sort | md5sum";
     let before = place.sh(facts);
     let told = place.run(
-        "$unionfs run -- sh -ec 'apt-get remove -y dbench > /dev/null 2>&1; ! dpkg -s dbench 2> /dev/null | grep -q ^Status:.*installed$; ! test -e /usr/bin/dbench'",
+        "$unionfs run -- sh -ec 'apt-get remove -y bindfs > /dev/null 2>&1; ! dpkg -s bindfs 2> /dev/null | grep -q ^Status:.*installed$; ! test -e /usr/bin/bindfs'",
     );
     assert!(told.status.success(), "{}{}", told.stdout, told.stderr);
     assert!(
-        told.stderr.contains("\nD       dbench\n"),
+        told.stderr.contains("\nD       bindfs\n"),
         "{}",
         told.stderr
     );
