@@ -46,7 +46,8 @@ pub(crate) struct Args {
     /// A build of ours [default: unionfs beside this program]; may be given again
     #[arg(long, value_name = "[NAME=]PATH")]
     unionfs: Vec<String>,
-    /// Values of open= that ours is measured with; auto gives no such option
+    /// Values of open= that ours is measured with, and after each + another option, as in auto+volatile; auto gives
+    /// no open=
     #[arg(long, value_delimiter = ',', default_value = "auto")]
     policy: Vec<String>,
     /// As an ordinary user, in a user namespace
@@ -179,11 +180,8 @@ fn peers(args: &Args, store: &Store) -> Result<Vec<Peer>> {
     for (name, program) in ours(args)? {
         let program = store.program(&name, &program)?;
         for policy in &args.policy {
-            let (name, policy) = match policy.as_str() {
-                "auto" => (name.clone(), None),
-                policy => (format!("{name} {policy}"), Some(policy.to_owned())),
-            };
-            all.push(peer(&name, Kind::Unionfs(program.clone(), policy)));
+            let (name, options) = policy_of(&name, policy);
+            all.push(peer(&name, Kind::Unionfs(program.clone(), options)));
         }
     }
     // A name stands for all versions and policies of it.
@@ -224,6 +222,22 @@ fn ours(args: &Args) -> Result<Vec<(String, PathBuf)>> {
     Ok(args.unionfs.iter().map(named).collect())
 }
 
+/// The name of one of ours with a policy, and the mount options of that.
+fn policy_of(name: &str, policy: &str) -> (String, Option<String>) {
+    let mut words = policy.split('+');
+    let open = words.next().filter(|open| *open != "auto");
+    let others: Vec<&str> = words.collect();
+    let name = [name].into_iter().chain(open).chain(others.iter().copied());
+    let options = open.map(|open| format!("open={open}")).into_iter();
+    let options: Vec<String> = options
+        .chain(others.iter().map(|&o| o.to_owned()))
+        .collect();
+    (
+        name.collect::<Vec<_>>().join(" "),
+        Some(options.join(",")).filter(|options| !options.is_empty()),
+    )
+}
+
 fn in_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
@@ -251,6 +265,23 @@ fn command(command: &mut Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn policies_are_names_and_options() {
+        let some = |text: &str| Some(text.to_owned());
+        for (policy, name, options) in [
+            ("auto", "ours", None),
+            ("none", "ours none", some("open=none")),
+            ("auto+volatile", "ours volatile", some("volatile")),
+            (
+                "none+volatile+metacopy=on",
+                "ours none volatile metacopy=on",
+                some("open=none,volatile,metacopy=on"),
+            ),
+        ] {
+            assert_eq!(policy_of("ours", policy), (name.to_owned(), options));
+        }
+    }
 
     #[test]
     fn commands_without_places() {

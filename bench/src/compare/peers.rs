@@ -11,7 +11,7 @@ use rustix::mount::UnmountFlags;
 use super::Result;
 
 /// What a peer is, as it stands on the command line of a client: `kind`, `kind:program` or
-/// `kind:program:policy`.
+/// `kind:program:options`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// No union at all: one directory with the merged tree.
@@ -20,7 +20,7 @@ pub(crate) enum Kind {
     Overlayfs,
     FuseOverlayfs(PathBuf),
     UnionfsFuse(PathBuf),
-    /// Ours, with a value of `open=`, or without.
+    /// Ours, with more mount options, or without.
     Unionfs(PathBuf, Option<String>),
 }
 
@@ -31,9 +31,9 @@ impl Kind {
             Self::Overlayfs => "overlayfs".to_owned(),
             Self::FuseOverlayfs(program) => format!("fuse-overlayfs:{}", program.display()),
             Self::UnionfsFuse(program) => format!("unionfs-fuse:{}", program.display()),
-            Self::Unionfs(program, policy) => {
-                let policy = policy.as_deref().unwrap_or_default();
-                format!("unionfs:{}:{policy}", program.display())
+            Self::Unionfs(program, options) => {
+                let options = options.as_deref().unwrap_or_default();
+                format!("unionfs:{}:{options}", program.display())
             }
         }
     }
@@ -42,13 +42,13 @@ impl Kind {
         let mut words = text.splitn(3, ':');
         let kind = words.next().unwrap_or_default();
         let program = words.next().map(PathBuf::from);
-        let policy = words.next().filter(|p| !p.is_empty()).map(str::to_owned);
+        let options = words.next().filter(|o| !o.is_empty()).map(str::to_owned);
         match (kind, program) {
             ("plain", None) => Ok(Self::Plain),
             ("overlayfs", None) => Ok(Self::Overlayfs),
             ("fuse-overlayfs", Some(program)) => Ok(Self::FuseOverlayfs(program)),
             ("unionfs-fuse", Some(program)) => Ok(Self::UnionfsFuse(program)),
-            ("unionfs", Some(program)) => Ok(Self::Unionfs(program, policy)),
+            ("unionfs", Some(program)) => Ok(Self::Unionfs(program, options)),
             _ => Err(format!("no such peer: {text}").into()),
         }
     }
@@ -162,10 +162,10 @@ fn start(kind: &Kind, dirs: &Dirs) -> Result<Mounted> {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]);
     match kind {
-        Kind::Unionfs(program, policy) => {
+        Kind::Unionfs(program, more) => {
             let mut options = overlay_options(dirs);
-            if let Some(policy) = policy {
-                options = format!("{options},open={policy}");
+            if let Some(more) = more {
+                options = format!("{options},{more}");
             }
             command.arg(program).args(["mount", "-f", "-o", &options]);
         }
@@ -269,7 +269,7 @@ mod tests {
             Kind::FuseOverlayfs("/usr/bin/fuse-overlayfs".into()),
             Kind::UnionfsFuse("unionfs-fuse".into()),
             Kind::Unionfs("/bin/unionfs".into(), None),
-            Kind::Unionfs("/bin/unionfs".into(), Some("none".to_owned())),
+            Kind::Unionfs("/bin/unionfs".into(), Some("open=none,volatile".to_owned())),
         ] {
             assert_eq!(Kind::from_text(&kind.to_text()).ok(), Some(kind));
         }

@@ -55,7 +55,7 @@ impl Report {
 
     /// What one of ours has to reach.
     fn bound(&self, workload: &Workload, peer: &str) -> f64 {
-        match self.rootless || peer.ends_with(" none") {
+        match self.rootless || peer.split(' ').any(|word| word == "none") {
             true => workload.bounds.1,
             false => workload.bounds.0,
         }
