@@ -4,6 +4,7 @@
 //!
 //! A lock is taken only while no lock of the same or a higher rank is held, except where said.
 //!
+//! 0. [`Union::restacking`]: held by the one thread that changes the layers, for all of the change.
 //! 1. [`Inode::copying`]: held by the one thread that copies the inode up, while its data move.
 //!    Of a chain of directories that are copied up, one at a time.
 //! 2. [`Union::tree`]: read by every operation that walks or changes names, for the duration of
@@ -84,8 +85,6 @@ mod xattr;
 
 use crate::sys::sync::atomic::AtomicU64;
 
-use parking_lot::Mutex;
-
 use crate::layer::plink::PlinkDir;
 use crate::layer::{LayerStack, Upper};
 use crate::options::{RenameDir, Udba};
@@ -105,7 +104,7 @@ use numbers::Numbers;
 pub(crate) use ownership::Owners;
 pub use plink_flush::Flushed;
 use plink_table::Plinks;
-use rank::TreeLock;
+use rank::{LayersLock, TreeLock};
 pub(crate) use restack::LayerChange;
 use stale::Stale;
 pub(crate) use stale::What;
@@ -149,7 +148,7 @@ pub struct Union {
     elsewhere: Elsewhere,
     counted: figures::Counted,
     /// Held while the layers change, before any other lock; how often they have.
-    restacking: Mutex<()>,
+    restacking: LayersLock,
     restacks: AtomicU64,
 }
 
@@ -237,7 +236,7 @@ impl Union {
             moves: AtomicU64::new(0),
             ino32: settings.ino32,
             counted: figures::Counted::default(),
-            restacking: Mutex::new(()),
+            restacking: LayersLock::default(),
             restacks: AtomicU64::new(0),
         };
         union.watch_root();

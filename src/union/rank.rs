@@ -1,12 +1,13 @@
-//! The tree lock, and the assertion of the lock order in debug builds.
+//! The tree lock, that of layer changes, and the assertion of the lock order in debug builds.
 
 use std::cell::Cell;
 
-use crate::sys::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use crate::sys::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Ranks of the module text of [`super`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Ord, PartialOrd)]
 pub(crate) enum Rank {
+    Layers = 0,
     Copying = 1,
     Tree = 2,
     Names = 3,
@@ -79,6 +80,27 @@ impl Ranked {
 impl Drop for Ranked {
     fn drop(&mut self) {
         held::pop(self.rank);
+    }
+}
+
+/// [`super::Union::restacking`].
+#[derive(Debug, Default)]
+pub(crate) struct LayersLock(Mutex<()>);
+
+/// The right to change the layers.
+#[derive(Debug)]
+pub(crate) struct ChangesLayers<'a> {
+    _guard: MutexGuard<'a, ()>,
+    _rank: Ranked,
+}
+
+impl LayersLock {
+    pub fn lock(&self) -> ChangesLayers<'_> {
+        let rank = Ranked::enter(Rank::Layers);
+        ChangesLayers {
+            _guard: self.0.lock(),
+            _rank: rank,
+        }
     }
 }
 
@@ -206,5 +228,22 @@ impl super::inode::Dir {
     /// The second of two directories, ordered by serial, with the tree lock written.
     pub fn write_second_names(&self) -> NamesWrite<'_> {
         NamesWrite::new(self, Ranked::enter_second(Rank::Names))
+    }
+}
+
+#[cfg(all(test, debug_assertions, not(feature = "shuttle")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layers_change_before_anything_else_is_locked() {
+        let (layers, tree) = (LayersLock::default(), TreeLock::default());
+        let changes = layers.lock();
+        drop(tree.write());
+        drop(changes);
+        let _tree = tree.read();
+        let too_late = || drop(layers.lock());
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(too_late));
+        assert!(result.is_err(), "taken under the tree lock");
     }
 }
