@@ -185,6 +185,8 @@ impl PlinkDir {
             }
             Ok(())
         })?;
+        // In an order that does not depend on where the filesystem has them.
+        entries.sort_unstable();
         Ok(entries)
     }
 

@@ -1,14 +1,15 @@
 //! Calls on one name in one directory. No name here holds a slash, so none can leave the directory.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Timespec, Timestamps, Uid,
 };
 
+use super::doubt::{self, settle};
 use super::fault::change;
-use super::stat::Time;
-use super::{Errno, Result};
+use super::stat::{Time, stat_at};
+use super::{Errno, FileKind, Result};
 
 const CONFINED: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
@@ -39,6 +40,13 @@ pub(crate) fn open_at(
         };
         match opened {
             Err(Errno::AGAIN) => {}
+            Err(e) if doubt::is_open(e) && flags.contains(OFlags::CREATE | OFlags::EXCL) => {
+                let is_new = doubt::is_new(dir.as_fd(), name, FileKind::Regular, 0);
+                let flags = flags - (OFlags::CREATE | OFlags::EXCL);
+                let again =
+                    || rustix::fs::openat2(dir.as_fd(), name, flags, Mode::empty(), resolve);
+                return is_new.then(again).and_then(Result::ok).ok_or(e);
+            }
             result => return result,
         }
     }
@@ -71,23 +79,31 @@ pub(crate) fn open_tmpfile(dir: impl AsFd, mode: u32) -> Result<OwnedFd> {
 
 /// Makes a directory.
 pub(crate) fn mkdir_at(dir: impl AsFd, name: &[u8], mode: u32) -> Result<()> {
-    change("mkdirat", || {
+    let dir = dir.as_fd();
+    let made = change("mkdirat", || {
         rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode))
-    })
+    });
+    settle(made, || doubt::is_new(dir, name, FileKind::Directory, 0))
 }
 
 /// Makes a node of the type in `mode`.
 pub(crate) fn mknod_at(dir: impl AsFd, name: &[u8], mode: u32, rdev: u64) -> Result<()> {
+    let dir = dir.as_fd();
     let kind = rustix::fs::FileType::from_raw_mode(mode);
-    let mode = Mode::from_raw_mode(mode & 0o7777);
-    change("mknodat", || {
-        rustix::fs::mknodat(dir, name, kind, mode, rdev)
+    let bits = Mode::from_raw_mode(mode & 0o7777);
+    let made = change("mknodat", || {
+        rustix::fs::mknodat(dir, name, kind, bits, rdev)
+    });
+    settle(made, || {
+        doubt::is_new(dir, name, FileKind::from_mode(mode), rdev)
     })
 }
 
 /// Makes a symlink.
 pub(crate) fn symlink_at(target: &[u8], dir: impl AsFd, name: &[u8]) -> Result<()> {
-    change("symlinkat", || rustix::fs::symlinkat(target, dir, name))
+    let dir = dir.as_fd();
+    let made = change("symlinkat", || rustix::fs::symlinkat(target, dir, name));
+    settle(made, || doubt::is_new_symlink(dir, name, target))
 }
 
 /// The target of a symlink; an empty name reads the O_PATH handle `dir` itself.
@@ -99,9 +115,11 @@ pub(crate) fn readlink_at(dir: impl AsFd, name: &[u8]) -> Result<Vec<u8>> {
 pub(crate) fn link_at(
     old_dir: impl AsFd, old: &[u8], new_dir: impl AsFd, new: &[u8],
 ) -> Result<()> {
-    change("linkat", || {
+    let (old_dir, new_dir) = (old_dir.as_fd(), new_dir.as_fd());
+    let linked = change("linkat", || {
         rustix::fs::linkat(old_dir, old, new_dir, new, AtFlags::empty())
-    })
+    });
+    settle(linked, || doubt::is_one((old_dir, old), (new_dir, new)))
 }
 
 /// Gives an open file (O_TMPFILE, or still linked elsewhere) a name.
@@ -110,28 +128,34 @@ pub(crate) fn link_fd(fd: impl AsFd, new_dir: impl AsFd, new: &[u8]) -> Result<(
     // CAP_DAC_READ_SEARCH; anybody else is told ENOENT.
     let (fd, new_dir) = (fd.as_fd(), new_dir.as_fd());
     let directly = || rustix::fs::linkat(fd, c"", new_dir, new, AtFlags::EMPTY_PATH);
+    let is_done = || doubt::is_one((fd, b""), (new_dir, new));
     match change("linkat", directly) {
         Err(Errno::NOENT | Errno::INVAL) => {}
-        result => return result,
+        result => return settle(result, is_done),
     }
     let path = super::fd::proc_path(fd);
-    change("linkat", || {
+    let linked = change("linkat", || {
         rustix::fs::linkat(CWD, path.as_slice(), new_dir, new, AtFlags::SYMLINK_FOLLOW)
-    })
+    });
+    settle(linked, is_done)
 }
 
 /// Removes a name that is not a directory.
 pub(crate) fn unlink_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
-    change("unlinkat", || {
+    let dir = dir.as_fd();
+    let removed = change("unlinkat", || {
         rustix::fs::unlinkat(dir, name, AtFlags::empty())
-    })
+    });
+    settle(removed, || doubt::is_gone(dir, name))
 }
 
 /// Removes an empty directory.
 pub(crate) fn rmdir_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
-    change("unlinkat", || {
+    let dir = dir.as_fd();
+    let removed = change("unlinkat", || {
         rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
-    })
+    });
+    settle(removed, || doubt::is_gone(dir, name))
 }
 
 /// Renames; plain renameat when no flag is given, for filesystems that know no flags. On these
@@ -139,7 +163,29 @@ pub(crate) fn rmdir_at(dir: impl AsFd, name: &[u8]) -> Result<()> {
 pub(crate) fn rename_at(
     old_dir: impl AsFd, old: &[u8], new_dir: impl AsFd, new: &[u8], flags: RenameFlags,
 ) -> Result<()> {
-    let (old_dir, new_dir) = (old_dir.as_fd(), new_dir.as_fd());
+    let (from, to) = ((old_dir.as_fd(), old), (new_dir.as_fd(), new));
+    let exchanges = flags.contains(RenameFlags::EXCHANGE);
+    // Only this shows afterwards whether two names have changed places.
+    let before = exchanges.then(|| stat_at(from.0, old).map(|stat| (stat.dev, stat.ino)));
+    let is_done = || {
+        let left = stat_at(from.0, old);
+        if let Some(before) = before {
+            let now = stat_at(to.0, new).map(|stat| (stat.dev, stat.ino));
+            return now.is_ok() && now == before;
+        }
+        let is_away = match left {
+            Ok(left) => flags.contains(RenameFlags::WHITEOUT) && left.is_whiteout_device(),
+            Err(e) => e == Errno::NOENT,
+        };
+        is_away && stat_at(to.0, new).is_ok()
+    };
+    settle(rename_once(from, to, flags), is_done)
+}
+
+fn rename_once(
+    (old_dir, old): (BorrowedFd<'_>, &[u8]), (new_dir, new): (BorrowedFd<'_>, &[u8]),
+    flags: RenameFlags,
+) -> Result<()> {
     let plainly = || {
         change("renameat", || {
             rustix::fs::renameat(old_dir, old, new_dir, new)
@@ -184,7 +230,7 @@ pub(crate) fn chmod_at(dir: impl AsFd, name: &[u8], mode: u32) -> Result<()> {
         dir.as_fd()
     } else {
         handle = open_path(dir, name)?;
-        if super::stat::fstat(&handle)?.kind() == super::FileKind::Symlink {
+        if super::stat::fstat(&handle)?.kind() == FileKind::Symlink {
             return Err(Errno::OPNOTSUPP);
         }
         handle.as_fd()

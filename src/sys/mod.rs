@@ -11,6 +11,7 @@ pub(crate) mod copy;
 pub(crate) mod cred;
 pub(crate) mod daemonize;
 pub(crate) mod dir;
+mod doubt;
 pub(crate) mod fault;
 pub(crate) mod fd;
 pub(crate) mod file;

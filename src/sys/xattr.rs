@@ -10,6 +10,7 @@ use std::path::Path;
 
 use rustix::fs::XattrFlags;
 
+use super::doubt::settle;
 use super::fault::change;
 use super::fd::proc_path_at;
 use super::{Errno, Result};
@@ -103,24 +104,28 @@ pub(crate) fn set(
     dir: BorrowedFd<'_>, name: &[u8], attr: &[u8], value: &[u8], flags: u32,
 ) -> Result<()> {
     let flags = XattrFlags::from_bits_retain(flags);
-    change("setxattr", || {
+    let set = change("setxattr", || {
         on(dir, name, |object| match object {
             Object::Open(fd) => rustix::fs::fsetxattr(fd, attr, value, flags),
             Object::Handle(path) => rustix::fs::setxattr(path, attr, value, flags),
             Object::Named(path) => rustix::fs::lsetxattr(path, attr, value, flags),
         })
+    });
+    settle(set, || {
+        get(dir, name, attr).is_ok_and(|now| now.as_deref() == Some(value))
     })
 }
 
 /// Removes `attr`.
 pub(crate) fn remove(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8]) -> Result<()> {
-    change("removexattr", || {
+    let removed = change("removexattr", || {
         on(dir, name, |object| match object {
             Object::Open(fd) => rustix::fs::fremovexattr(fd, attr),
             Object::Handle(path) => rustix::fs::removexattr(path, attr),
             Object::Named(path) => rustix::fs::lremovexattr(path, attr),
         })
-    })
+    });
+    settle(removed, || get(dir, name, attr) == Ok(None))
 }
 
 /// Whether an open file carries one of `attrs`. Most files have no attributes at all, so they are

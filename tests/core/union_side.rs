@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use unionfs::mount::open_union;
 use unionfs::options::Options;
 use unionfs::union::types::SetTime;
 use unionfs::union::{Attr, Caller, Entry, FileKind, Make, OpenMode, ROOT, SetAttr, Time, Union};
@@ -62,10 +61,17 @@ const S_IXGRP: u32 = 0o010;
 
 impl UnionSide {
     pub fn new(options: Options) -> Self {
-        let union = open_union(&options).expect("the layers make a union");
+        let mut side = Self::closed(options);
+        side.reopen();
+        side
+    }
+
+    /// One that is not mounted yet.
+    #[cfg_attr(not(feature = "faults"), allow(dead_code))]
+    pub fn closed(options: Options) -> Self {
         Self {
             options,
-            union: Some(union),
+            union: None,
             refs: BTreeMap::new(),
             kept: Vec::new(),
             frozen: Vec::new(),

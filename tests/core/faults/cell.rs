@@ -114,7 +114,12 @@ impl<'a> Play<'a> {
 
     /// Does all that comes before the change on a new upper.
     pub fn prepare(&self) -> Run<'_> {
-        let mut run = self.found(begin(self.scene, self.new_upper().1));
+        self.begin(self.new_upper().1)
+    }
+
+    /// The same on an upper of [`Self::new_upper`].
+    pub fn begin(&self, options: Options) -> Run<'_> {
+        let mut run = self.found(begin(self.scene, options));
         if self.warm {
             let tree = run.side.scan(1000);
             let both = self.old.tree.iter();
@@ -231,6 +236,24 @@ impl Run<'_> {
             calls: faults::unwatch(),
             result,
         }
+    }
+
+    /// Has another process know the inode numbers of before the change.
+    pub fn write_numbers(&self, file: &Path) {
+        let lines = self
+            .numbers
+            .iter()
+            .map(|(plain, own)| format!("{plain} {own}\n"));
+        std::fs::write(file, lines.collect::<String>()).unwrap();
+    }
+
+    pub fn read_numbers(&mut self, file: &Path) {
+        let text = std::fs::read_to_string(file).unwrap();
+        let numbers = text.lines().map(|line| {
+            let (plain, own) = line.split_once(' ').unwrap();
+            (plain.parse().unwrap(), own.parse().unwrap())
+        });
+        self.numbers = numbers.collect();
     }
 
     /// The mount of afterwards, when this one ended without a word.

@@ -95,7 +95,7 @@ fn cells(play: &Play<'_>, calls: &[&'static str], tally: &mut Tally) {
         }
         if is_late {
             let after = point_of(calls, point + 1);
-            tally.cell(play, &after, |_| lie_at(play, point + 1));
+            tally.cell(play, &after, |errors| lie_at(play, point + 1, errors));
         }
     }
     if !calls.is_empty() {
