@@ -168,11 +168,11 @@ function __unionfs_options
                 nosymfollow 'Symbolic links are not followed' \
                 symfollow 'They are' \
                 noatime 'Reading does not change access times' \
-                atime 'Access times as the kernel handles them by default (relatime)' \
-                relatime 'Access times as the kernel handles them by default (relatime)' \
-                norelatime 'Access times as the kernel handles them by default (relatime)' \
-                nostrictatime 'Access times as the kernel handles them by default (relatime)' \
-                strictatime 'The mount shows strictatime' \
+                atime 'relatime' \
+                relatime 'relatime' \
+                norelatime 'relatime' \
+                nostrictatime 'relatime' \
+                strictatime 'Reading always changes access times' \
                 nodiratime 'Reading a directory does not change its access time' \
                 diratime 'It does' \
                 lazytime 'Set on the mount' \

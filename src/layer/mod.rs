@@ -16,6 +16,7 @@ pub(crate) mod plink;
 pub(crate) mod private;
 pub(crate) mod record;
 pub(crate) mod remove_tree;
+mod served;
 pub(crate) mod upper;
 pub(crate) mod whiteout;
 

@@ -3,15 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
 use rustix::fs::OFlags;
 
 use crate::options::Options;
 use crate::sys::{self, Errno, Stat};
 
+use super::served::{Writable, into_layer, writable_layer};
 use super::upper::{Markers, keep_times};
 use super::{Layer, LayerIndex, LayerStack, Upper, name};
 
@@ -87,11 +86,11 @@ pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const MAX_LAYERS: usize = 65000;
 
 /// A directory on the way into the stack.
-struct Opened {
-    option: &'static str,
-    path: PathBuf,
-    fd: OwnedFd,
-    stat: Stat,
+pub(super) struct Opened {
+    pub option: &'static str,
+    pub path: PathBuf,
+    pub fd: OwnedFd,
+    pub stat: Stat,
 }
 
 fn open_one(option: &'static str, path: &Path) -> Result<Opened, LayerError> {
@@ -176,9 +175,9 @@ impl LayerStack {
         match upper {
             Some(upper) if options.read_only => layers.push(into_layer(upper, true)),
             Some(upper) => {
-                let (layer, workdir) = writable_layer(upper, work)?;
-                state = Some(take_upper(&layer, workdir, options)?);
-                layers.push(layer);
+                let writable = writable_layer(upper, work, options.kernel_flags)?;
+                state = Some(take_upper(&writable, options)?);
+                layers.push(writable.layer);
             }
             None => {}
         }
@@ -228,103 +227,9 @@ impl LayerStack {
     }
 }
 
-/// Turns an opened directory into a layer, served from a private clone of its mount where that is
-/// allowed. A lower is cloned read-only: then nothing can write it, and reading leaves its access
-/// times alone.
-fn into_layer(opened: Opened, read_only: bool) -> Layer {
-    let Opened { path, fd, stat, .. } = opened;
-    match sys::mount::clone_tree(&fd, read_only) {
-        Ok(clone) => Layer {
-            root: RwLock::new(Arc::new(clone)),
-            path,
-            dev: stat.dev,
-            whiteouts: true,
-            same_mount: false,
-        },
-        Err(e) => {
-            tracing::debug!("{}: no private clone of its mount ({e})", path.display());
-            Layer {
-                root: RwLock::new(Arc::new(fd)),
-                path,
-                dev: stat.dev,
-                whiteouts: true,
-                same_mount: true,
-            }
-        }
-    }
-}
-
-/// The upper and its workdir, both reached through one private clone of their mount: rename(2)
-/// does not cross mounts, not even two of one filesystem.
-fn writable_layer(
-    upper: Opened, work: Option<Opened>,
-) -> Result<(Layer, Option<Arc<OwnedFd>>), LayerError> {
-    let Some(work) = work else {
-        return Ok((into_layer(upper, false), None));
-    };
-    let other = || LayerError::OtherFilesystem {
-        work: work.path.clone(),
-        upper: upper.path.clone(),
-    };
-    if work.stat.dev != upper.stat.dev || sys::mount::id(&work.fd) != sys::mount::id(&upper.fd) {
-        return Err(other());
-    }
-    let dev = upper.stat.dev;
-    if let Some((upper_fd, work_fd)) = clone_both(&upper, &work) {
-        let root = Arc::new(upper_fd);
-        let layer = Layer {
-            root: RwLock::new(root),
-            path: upper.path,
-            dev,
-            whiteouts: true,
-            same_mount: false,
-        };
-        return Ok((layer, Some(Arc::new(work_fd))));
-    }
-    tracing::debug!("{}: no private clone of its mount", upper.path.display());
-    let layer = Layer {
-        root: RwLock::new(Arc::new(upper.fd)),
-        path: upper.path,
-        dev,
-        whiteouts: true,
-        same_mount: true,
-    };
-    Ok((layer, Some(Arc::new(work.fd))))
-}
-
-/// Clones the mount at the nearest directory that holds both; `None` where that is not possible.
-fn clone_both(upper: &Opened, work: &Opened) -> Option<(OwnedFd, OwnedFd)> {
-    let upper_path = sys::fd::real_path(&upper.fd).ok()?;
-    let work_path = sys::fd::real_path(&work.fd).ok()?;
-    let common: PathBuf = upper_path
-        .components()
-        .zip(work_path.components())
-        .take_while(|(a, b)| a == b)
-        .map(|(a, _)| a)
-        .collect();
-    // Upwards and not by its path, which may lead into a mount that waits for us.
-    let above = upper_path.strip_prefix(&common).ok()?.components().count();
-    let mut base = upper.fd.try_clone().ok()?;
-    for _ in 0..above {
-        base = parent(&base).ok()?;
-    }
-    let tree = sys::mount::clone_tree(&base, false).ok()?;
-    let reach = |path: &Path, expected: &Stat| {
-        let relative = path.strip_prefix(&common).ok()?.as_os_str().as_bytes();
-        let fd = sys::at::open_dir_path(&tree, relative, true).ok()?;
-        let stat = sys::stat::fstat(&fd).ok()?;
-        ((stat.dev, stat.ino) == (expected.dev, expected.ino)).then_some(fd)
-    };
-    Some((
-        reach(&upper_path, &upper.stat)?,
-        reach(&work_path, &work.stat)?,
-    ))
-}
-
 /// Locks the upper and checks that it can be written.
-fn take_upper(
-    layer: &Layer, workdir: Option<Arc<OwnedFd>>, options: &Options,
-) -> Result<Upper, LayerError> {
+fn take_upper(writable: &Writable, options: &Options) -> Result<Upper, LayerError> {
+    let Writable { layer, work, mount } = writable;
     let fail = |errno| LayerError::Open {
         option: "upperdir",
         path: layer.path.clone(),
@@ -340,7 +245,7 @@ fn take_upper(
         }
     }
     check_metadata(&layer.root(), "upperdir", &layer.path, &UPPER_ENTRIES)?;
-    if let (Some(dir), Some(path)) = (&workdir, &options.work) {
+    if let (Some(dir), Some(path)) = (work, &options.work) {
         check_metadata(dir, "workdir", path, &WORKDIR_ENTRIES)?;
     }
     let flags = sys::stat::statvfs(&*layer.root()).map_err(fail)?.f_flag;
@@ -352,7 +257,7 @@ fn take_upper(
         separate: options.separate_whiteouts,
         always_opaque: options.always_opaque,
     };
-    let mut upper = Upper::new(layer.root(), workdir, markers, lock);
+    let mut upper = Upper::new(layer.root(), work.clone(), mount.clone(), markers, lock);
     if let Err(errno) = upper.find_abilities(&layer.path) {
         let denied = matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS);
         let owner = sys::stat::fstat(&*layer.root()).map_err(fail)?.uid;
@@ -491,7 +396,7 @@ fn find_ancestor<'a>(
 }
 
 /// A handle of the directory above.
-fn parent(fd: &OwnedFd) -> sys::Result<OwnedFd> {
+pub(super) fn parent(fd: &OwnedFd) -> sys::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(fd, c"..", flags, rustix::fs::Mode::empty())
 }

@@ -18,6 +18,7 @@ use super::name::{self, NameBuf};
 use super::opaque;
 use super::order::Order;
 use super::remove_tree::remove_tree;
+use super::served::UpperMount;
 
 /// Mode of whiteouts and opaque markers, as aufs makes them.
 const MARKER_MODE: u32 = 0o444;
@@ -56,6 +57,8 @@ pub(crate) struct Upper {
     pub order: Order,
     /// How it cannot copy.
     pub refusals: Refusals,
+    /// What it is served from.
+    pub mount: UpperMount,
     /// Holds the lock on the upper for as long as the union lives.
     _lock: OwnedFd,
 }
@@ -108,9 +111,11 @@ impl Drop for Temp {
 impl Upper {
     /// Takes the upper over: `lock` is held from now on, and leftovers of a crash are removed.
     pub fn new(
-        root: Arc<OwnedFd>, workdir: Option<Arc<OwnedFd>>, markers: Markers, lock: OwnedFd,
+        root: Arc<OwnedFd>, workdir: Option<Arc<OwnedFd>>, mount: UpperMount, markers: Markers,
+        lock: OwnedFd,
     ) -> Self {
         let upper = Self {
+            mount,
             order: Order::of(&*root),
             refusals: Refusals::default(),
             root,

@@ -1,15 +1,15 @@
 //! Changing the flags of a running mount, as `mount -o remount` asks for.
 //!
-//! It is a matter of the kernel alone: the daemon that serves the mount takes no part, and no other one
-//! is started.
+//! It is a matter of the kernel, but for access times, which the daemon is told of. No other daemon is started.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::fuse::kernel_flags;
-use crate::options::{Options, SUBTYPE};
+use crate::options::{KernelFlags, Options, SUBTYPE};
 use crate::sys::{self, Errno};
+use crate::union::control::access_times_word;
 
 use super::{MountError, Reason};
 
@@ -70,5 +70,18 @@ pub fn remount(options: &Options, mountpoint: &Path) -> Result<(), MountError> {
         let reason = "rw: it was mounted with ro or without upperdir and takes no changes";
         return Err(fail(reason.to_owned()));
     }
+    if !options.read_only {
+        tell_access_times(options.kernel_flags, mountpoint);
+    }
     Ok(())
+}
+
+/// Has the daemon go by the rule for access times that `flags` ask for. One that cannot, because it is older or the
+/// upper is not served from a mount of its own, goes on as before.
+fn tell_access_times(flags: KernelFlags, mountpoint: &Path) {
+    let told = fs::File::open(mountpoint).map(|root| {
+        let word = access_times_word(flags);
+        sys::ioctl::control(&root, sys::ioctl::ACCESS_TIMES, word)
+    });
+    tracing::debug!("access times told: {told:?}");
 }

@@ -24,6 +24,8 @@ pub(crate) const REQUESTS: u32 = control_number(0x52);
 pub(crate) const LAYER: u32 = control_number(0x53);
 /// Has the program at the path in the argument, which ends with a NUL byte, serve the mount.
 pub(crate) const UPGRADE: u32 = control_number(0x54);
+/// Tells of a remount: when reading changes access times now, a number of `union/control.rs`.
+pub(crate) const ACCESS_TIMES: u32 = control_number(0x56);
 /// Asks something in words; what comes back is a text, piece by piece (`fuse/answers.rs`).
 pub(crate) const TELL: u32 = number_of(0x55, 8 * TELL_WORDS);
 /// Words of its argument: what the kernel passes at most, which is less than 16 KiB.
@@ -62,7 +64,7 @@ pub(crate) fn tell(fd: impl AsFd, words: &mut [u64; TELL_WORDS]) -> Result<()> {
     Ok(())
 }
 
-/// Asks the daemon of a mount for one of the four; `input` is the first word of the argument.
+/// Asks the daemon of a mount for one of ours; `input` is the first word of the argument.
 pub(crate) fn control(fd: impl AsFd, command: u32, input: u64) -> Result<[u64; CONTROL_WORDS]> {
     let mut words = [0; CONTROL_WORDS];
     words[0] = input;
@@ -75,7 +77,7 @@ pub(crate) fn control_with(
 ) -> Result<[u64; CONTROL_WORDS]> {
     if !matches!(
         command,
-        PLINK_FLUSH | PLINK_LIST | REQUESTS | LAYER | UPGRADE
+        PLINK_FLUSH | PLINK_LIST | REQUESTS | LAYER | UPGRADE | ACCESS_TIMES
     ) {
         return Err(Errno::NOTTY);
     }

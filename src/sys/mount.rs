@@ -28,6 +28,7 @@ pub(crate) fn clone_tree(dir: impl AsFd, read_only: bool) -> Result<OwnedFd> {
 
 /// struct mount_attr of linux/mount.h.
 #[repr(C)]
+#[derive(Default)]
 struct MountAttr {
     set: u64,
     clear: u64,
@@ -38,15 +39,51 @@ struct MountAttr {
 /// Makes a detached mount read-only and, with it, free of access-time updates; with `below` those on
 /// top of it too.
 pub(crate) fn set_read_only(tree: impl AsFd, below: bool) -> Result<()> {
-    const RECURSIVE: libc::c_int = 0x8000;
     const RDONLY: u64 = 1;
-    const SYS_MOUNT_SETATTR: libc::c_long = 442;
     let attr = MountAttr {
         set: RDONLY,
-        clear: 0,
-        propagation: 0,
-        userns_fd: 0,
+        ..MountAttr::default()
     };
+    set_attributes(tree, &attr, below)
+}
+
+/// When reading changes access times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccessTimes {
+    /// noatime.
+    Never,
+    /// relatime: once a day, and after a change.
+    Relative,
+    /// strictatime.
+    Always,
+}
+
+/// Has a detached mount, given by its root, go by `rule`, if there is one, and say `of_directories` for those.
+pub(crate) fn set_access_times(
+    tree: impl AsFd, rule: Option<AccessTimes>, of_directories: bool,
+) -> Result<()> {
+    const RULES: u64 = 0x70;
+    const NODIRATIME: u64 = 0x80;
+    let mut attr = MountAttr::default();
+    if let Some(rule) = rule {
+        attr.clear = RULES;
+        attr.set = match rule {
+            AccessTimes::Relative => 0,
+            AccessTimes::Never => 0x10,
+            AccessTimes::Always => 0x20,
+        };
+    }
+    if of_directories {
+        attr.clear |= NODIRATIME;
+    } else {
+        attr.set |= NODIRATIME;
+    }
+    set_attributes(tree, &attr, false)
+}
+
+fn set_attributes(tree: impl AsFd, attr: &MountAttr, below: bool) -> Result<()> {
+    const RECURSIVE: libc::c_int = 0x8000;
+    const SYS_MOUNT_SETATTR: libc::c_long = 442;
     // SAFETY: the descriptor is open for the call, the path is a static NUL-terminated string, and
     // the structure has the size that is passed and is only read.
     let ret = unsafe {
@@ -55,7 +92,7 @@ pub(crate) fn set_read_only(tree: impl AsFd, below: bool) -> Result<()> {
             tree.as_fd().as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH | if below { RECURSIVE } else { 0 },
-            &raw const attr,
+            std::ptr::from_ref(attr),
             size_of::<MountAttr>(),
         )
     };

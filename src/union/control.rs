@@ -2,6 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use crate::options::KernelFlags;
 use crate::options::ownership::Records;
 use crate::sys::{self, Errno, Result, ioctl};
 
@@ -29,6 +30,30 @@ pub(crate) const LAYER_HEAD: usize = 3;
 /// Bytes of the path in one answer.
 pub(crate) const LAYER_PIECE: usize = 8 * (ioctl::CONTROL_WORDS - LAYER_HEAD);
 
+/// The flags of `kernel` that are about access times, as a number to tell a daemon.
+pub(crate) fn access_times_word(kernel: KernelFlags) -> u64 {
+    let flags = [
+        kernel.noatime,
+        kernel.relatime,
+        kernel.strictatime,
+        kernel.nodiratime,
+    ];
+    let bits = flags.into_iter().zip(0u32..);
+    bits.fold(0, |word, (on, bit)| word | u64::from(on) << bit)
+}
+
+/// The flags that a number of [`access_times_word`] stands for; others are not set.
+fn access_times_of(word: u64) -> KernelFlags {
+    let has = |bit: u32| word >> bit & 1 == 1;
+    KernelFlags {
+        noatime: has(0),
+        relatime: has(1),
+        strictatime: has(2),
+        nodiratime: has(3),
+        ..KernelFlags::default()
+    }
+}
+
 impl Union {
     /// True for an ioctl that is for us.
     pub fn is_control(&self, id: u64, command: u32) -> bool {
@@ -40,6 +65,7 @@ impl Union {
                     | ioctl::LAYER
                     | ioctl::UPGRADE
                     | ioctl::TELL
+                    | ioctl::ACCESS_TIMES
             )
     }
 
@@ -64,6 +90,13 @@ impl Union {
             ioctl::LAYER => {
                 let asked = input.first_chunk().map_or(0, |n| u64::from_ne_bytes(*n));
                 return self.tell_layer(asked);
+            }
+            ioctl::ACCESS_TIMES => {
+                let word = input.first_chunk().map_or(0, |n| u64::from_ne_bytes(*n));
+                let Some(upper) = &self.layers.upper else {
+                    return Err(Errno::ROFS);
+                };
+                upper.mount.set_access_times(access_times_of(word))?;
             }
             _ => return Err(Errno::NOTTY),
         }

@@ -18,6 +18,7 @@ use super::inode_table::Found;
 use super::journal;
 use super::lookup::dir_of;
 use super::names::{Info, Names};
+use super::rename::Place;
 
 impl Union {
     /// Removes a name that is not a directory.
@@ -77,7 +78,7 @@ impl Union {
             victim.unchanged();
         }
         if want_dir && !self.is_empty(parent, name, &found, inode.as_ref())? {
-            return Err(self.not_empty(parent, name)?);
+            return Err(self.not_empty(&[(parent, name)]));
         }
         let losing = self.losing(parent, name, &found)?;
         let last = losing.as_ref().map(|losing| losing.last);
@@ -101,12 +102,20 @@ impl Union {
         Ok(())
     }
 
-    /// Why the directory `name`, which shows entries, is not removed: on a plain directory, what is
-    /// immutable or append-only says so before anybody looks into it.
-    fn not_empty(&self, parent: &Arc<Inode>, name: Name<'_>) -> Result<Errno> {
-        let fd = self.dir_fd(parent, 0)?;
-        let frozen = sys::stat::is_frozen(&*fd, b"") || sys::stat::is_frozen(&*fd, name.bytes());
-        Ok(if frozen { Errno::PERM } else { Errno::NOTEMPTY })
+    /// Why a directory that shows entries is not removed, nor anything put in its place: on a plain directory, what is
+    /// immutable or append-only at one of the `places` says so before anybody looks into it.
+    pub(super) fn not_empty(&self, places: &[Place<'_>]) -> Errno {
+        let is_frozen = |&(parent, name): &Place<'_>| {
+            parent.stack().iter().any(|part| part.layer == 0)
+                && self.dir_fd(parent, 0).is_ok_and(|fd| {
+                    sys::stat::is_frozen(&*fd, b"") || sys::stat::is_frozen(&*fd, name.bytes())
+                })
+        };
+        if places.iter().any(is_frozen) {
+            Errno::PERM
+        } else {
+            Errno::NOTEMPTY
+        }
     }
 
     /// Hides `name` from below where needed, and removes the upper's own object. Returns what is known

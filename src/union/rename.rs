@@ -79,7 +79,7 @@ struct Work<'a> {
 }
 
 /// A name with its directory.
-type Place<'a> = (&'a Arc<Inode>, Name<'a>);
+pub(super) type Place<'a> = (&'a Arc<Inode>, Name<'a>);
 
 impl Union {
     /// Renames as renameat2(2) does; `flags` are its bits.
@@ -230,7 +230,7 @@ impl Union {
             self.is_empty(parent, name, &found, inode)?,
         ) {
             (false, _) => Err(Errno::NOTDIR),
-            (true, false) => Err(Errno::NOTEMPTY),
+            (true, false) => Err(self.not_empty(&[from, to])),
             (true, true) => Ok(()),
         }
     }
@@ -404,7 +404,8 @@ impl Union {
                 if found.stat.kind().is_dir() {
                     let inode = dst.inode.as_ref();
                     if !self.is_empty(dst.parent, dst.name, found, inode)? {
-                        return Err(Errno::NOTEMPTY);
+                        let places = [(src.parent, src.name), (dst.parent, dst.name)];
+                        return Err(self.not_empty(&places));
                     }
                     dst_marker |= self.clear_victim(upper, dst)?;
                 }

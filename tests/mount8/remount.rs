@@ -1,6 +1,9 @@
 //! `mount -o remount`: the kernel's flags change, the daemon stays the one it was.
 
 use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use nix::libc::EROFS;
 
@@ -166,4 +169,70 @@ fn a_user_may_not() {
     assert!(machine.mounted("m").has("rw"));
     machine.sh_as_user("umount @/m").good();
     machine.is_gone("m");
+}
+
+/// Of the file `name`, which is made for this, and of the directory `dir`: whether reading it, reading it again
+/// and listing the directory change the access time.
+fn read_changes(machine: &Machine, name: &str, dir: &str) -> [bool; 3] {
+    let (file, dir) = (machine.path(name), machine.path(dir));
+    let accessed = |path: &Path| fs::metadata(path).unwrap().accessed().unwrap();
+    let changed = |path: &Path, read: &dyn Fn()| {
+        let before = accessed(path);
+        // Longer than times of files are coarse.
+        thread::sleep(Duration::from_millis(20));
+        read();
+        accessed(path) != before
+    };
+    fs::write(&file, "text").unwrap();
+    let read = || assert_eq!(fs::read(&file).unwrap(), b"text");
+    let first = changed(&file, &read);
+    let second = changed(&file, &read);
+    let listed = changed(&dir, &|| assert_eq!(fs::read_dir(&dir).unwrap().count(), 1));
+    [first, second, listed]
+}
+
+/// Access times go by the union's rule, whatever the mount of the upper says.
+#[test]
+fn access_times() {
+    let machine = Machine::new();
+    let rules = [
+        ("noatime", [false, false, false]),
+        ("relatime", [true, false, true]),
+        ("strictatime", [true, true, true]),
+        ("relatime,nodiratime", [true, false, false]),
+        ("strictatime,nodiratime", [true, true, false]),
+    ];
+    for own in ["noatime", "strictatime"] {
+        machine
+            .sh(&format!("mount -t tmpfs -o {own} none @/m2"))
+            .good();
+        for place in ["upperdir=@/m2/u", "upperdir=@/m2/u,workdir=@/m2/w"] {
+            machine.sh("rm -rf @/m2/*; mkdir @/m2/u @/m2/w").good();
+            for number in 0..2 * rules.len() {
+                machine
+                    .sh(&format!("mkdir @/m2/u/d{number}; touch @/m2/u/d{number}/x"))
+                    .good();
+            }
+            for (number, (rule, expected)) in rules.into_iter().enumerate() {
+                let text = format!("{rule} of the union, {own} of the upper, {place}");
+                machine
+                    .sh(&format!("mount -t unionfs -o {place},{rule} @/l1:@/l2 @/m"))
+                    .good();
+                let found = read_changes(&machine, "m/f", &format!("m/d{number}"));
+                assert_eq!(found, expected, "{text}");
+                machine.umount("m");
+            }
+            machine
+                .sh(&format!("mount -t unionfs -o {place} @/l1:@/l2 @/m"))
+                .good();
+            for (number, (rule, expected)) in (rules.len()..).zip(rules) {
+                let text = format!("remounted {rule}, {own} of the upper, {place}");
+                machine.sh(&format!("mount -o remount,{rule} @/m")).good();
+                let found = read_changes(&machine, "m/g", &format!("m/d{number}"));
+                assert_eq!(found, expected, "{text}");
+            }
+            machine.umount("m");
+        }
+        machine.sh("umount @/m2").good();
+    }
 }

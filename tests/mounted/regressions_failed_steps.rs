@@ -50,14 +50,29 @@ dialects! {
 
     /// xfstests generic/079: what says that it cannot be changed comes before what it holds.
     fn full_directory_of_a_frozen_one(dialect) {
-        let m = Stack::of(dialect).upper(["i/d/f", "a/d/f", "v/f"]).lower(["i/d/low"]).mount();
+        let m = Stack::of(dialect)
+            .upper(["i/d/f", "i/e/", "a/d/f", "a/e/", "v/f", "e/", "s/f"])
+            .lower(["i/d/low", "s/low"])
+            .mount();
         for (path, held, flag) in
             [("i/d", "i", IFlags::IMMUTABLE), ("a/d", "a", IFlags::APPEND), ("v", "v", IFlags::APPEND)]
         {
             let frozen = Frozen::new(&m.up(held), flag);
             fails!(m.rmdir(path), PERM);
+            fails!(m.rename("e", path), PERM);
+            fails!(m.rename("s", path), PERM);
             drop(frozen);
             fails!(m.rmdir(path), NOTEMPTY);
+            fails!(m.rename("e", path), NOTEMPTY);
+            fails!(m.rename("s", path), NOTEMPTY);
+        }
+        for (dir, flag) in [("i", IFlags::IMMUTABLE), ("a", IFlags::APPEND)] {
+            let frozen = Frozen::new(&m.up(dir), flag);
+            fails!(m.rename(&format!("{dir}/e"), "v"), PERM);
+            fails!(m.rename(&format!("{dir}/d"), "v"), PERM);
+            drop(frozen);
+            fails!(m.rename(&format!("{dir}/e"), "v"), NOTEMPTY);
+            fails!(m.rename(&format!("{dir}/d"), "v"), NOTEMPTY);
         }
     }
 

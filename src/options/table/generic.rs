@@ -99,7 +99,8 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Mount, Libfuse],
         status: Supported,
-        text: "Access times as the kernel handles them by default (relatime).",
+        text: "`relatime`: reading changes access times that are a day old or older than the last change. \
+               The others: as on the upper's own mount, which is the default.",
         example: "lowerdir=/l1,relatime",
     },
     Row {
@@ -107,8 +108,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Mount, Libfuse],
         status: Supported,
-        text: "The mount shows strictatime; access times are those of the layers' own \
-               filesystems.",
+        text: "Reading always changes access times.",
         example: "lowerdir=/l1,strictatime",
     },
     Row {
