@@ -4,10 +4,12 @@
 # compiler has all that coverage needs.
 #
 #   tests/suites/fuzz.sh [TARGET...]
+#   tests/suites/fuzz.sh build        only that, for a run to come
 #
 # The target `union` mounts nothing, but needs root: owners, devices, trusted.*.
 #
-# FUZZ_SECONDS (12) is the time for each target. A failing input is kept in fuzz/artifacts.
+# FUZZ_SECONDS (12) is the time for each target, FUZZ_JOBS how many run at the same time (half of the
+# processors). A failing input is kept in fuzz/artifacts.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 exec </dev/null
@@ -16,6 +18,7 @@ export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_DEBUG=line-tables-only
 OPTIONS=(-s none --features libfuzzer)
 SECONDS_EACH=${FUZZ_SECONDS:-12}
+JOBS=${FUZZ_JOBS:-$((($(nproc) + 1) / 2))}
 
 passed=0
 failed=0
@@ -52,15 +55,34 @@ run() { # TARGET
         -max_total_time="$SECONDS_EACH" -timeout=10 -max_len=$length -verbosity=0 -print_final_stats=1
 }
 
+end() {
+    echo "fuzz unionfs: $passed passed, $failed failed"
+    [ "$failed" -eq 0 ]
+    exit
+}
+
 step "build" build
+[ "${1:-}" != build ] || end
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
     mapfile -t targets < <(cargo fuzz list)
 fi
 # A list that cannot be had is no success.
 step "list of targets" test ${#targets[@]} -gt 0
+# What a run says is printed whole, in the order of the targets.
+said() { # TARGET
+    cat "$found/$1.log"
+    [ "$(cat "$found/$1.status")" = 0 ]
+}
 for target in "${targets[@]}"; do
-    step "$target, $SECONDS_EACH s" run "$target"
+    while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do wait -n || true; done
+    {
+        run "$target"
+        echo $? >"$found/$target.status"
+    } >"$found/$target.log" 2>&1 &
 done
-echo "fuzz unionfs: $passed passed, $failed failed"
-[ "$failed" -eq 0 ]
+wait
+for target in "${targets[@]}"; do
+    step "$target, $SECONDS_EACH s" said "$target"
+done
+end
