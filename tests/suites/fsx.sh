@@ -25,7 +25,7 @@ mount_target "$WORK/mnt" "$WORK/empty:$WORK/lower" "$WORK/upper" "$WORK/work"
 sed 's/^nomsyncafterwrite = true/nomsyncafterwrite = false/' "$SUITES/fsx.toml" >"$BASE/fsx-msync.toml"
 fsx_run() { # NAME OPS CONFIG SEED
     local name=$1 ops=$2 config=$3 seed=$4
-    check "fsx $ops ops, $name, seed $seed" 300 \
+    check "fsx $ops ops, $name, seed $seed" 900 \
         fsx -f "$config" -N "$ops" -S "$seed" -P "$LOGS" "$WORK/mnt/dir/$name-$seed" || true
 }
 for seed in $FIXED "$RANDOM_SEED"; do

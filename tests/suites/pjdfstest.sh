@@ -24,7 +24,7 @@ run() {
     local log=$1 config=$2 preload=$3 status=0
     shift 3
     # Deep inside a lower directory, so that the way there is copied up first.
-    PATH=$BASE/bin:$PATH NO_COLOR=1 LD_PRELOAD=$preload timeout -k 10 170 pjdfstest -c "$config" -s "$BASE/second" \
+    PATH=$BASE/bin:$PATH NO_COLOR=1 LD_PRELOAD=$preload timeout -k 10 400 pjdfstest -c "$config" -s "$BASE/second" \
         -p "$WORK/mnt/inside/deep" "$@" >"$log" 2>&1 || status=$?
     # It also exits 1 when cases fail; without its summary it did not finish.
     grep -q '^Summary: ' "$log" || { tail -n 20 "$log"; die "pjdfstest ended early, status $status"; }
@@ -43,7 +43,7 @@ run "$LOGS/char.log" "$BASE/no-remount.toml" "$BASE/mknod-null.so" ::char
 # pjdfstest skips its EMLINK case where libc does not know the limit, that is everywhere but on
 # a few file systems that libc has a table for. The layers are on ext4, whose limit is 65,000.
 emlink() {
-    timeout -k 10 120 perl -e '
+    timeout -k 10 400 perl -e '
         use POSIX;
         my $dir = shift; mkdir $dir or die "mkdir: $!";
         open(my $f, ">", "$dir/0") or die "create: $!";
