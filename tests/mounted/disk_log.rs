@@ -118,6 +118,12 @@ impl Filesystem for Disk {
     }
 }
 
+/// Options of mount(8) for what a power cut has left. A filesystem that somebody's copy of the mount namespace has
+/// lives on there, and XFS refuses a second one with the same number unless told not to mind.
+fn replayed(kind: &str) -> &'static str {
+    if kind == "xfs" { "nouuid" } else { "defaults" }
+}
+
 /// A filesystem on such a disk, mounted until this is dropped or [`Self::end`].
 pub struct Logged {
     /// Where the filesystem is mounted.
@@ -125,6 +131,7 @@ pub struct Logged {
     /// While this is set, writes fail.
     pub fails: Arc<AtomicBool>,
     base: PathBuf,
+    replayed: &'static str,
     log: Log,
     server: Option<(LoopMount, BackgroundSession)>,
     scratch: tempfile::TempDir,
@@ -161,6 +168,7 @@ impl Logged {
             at: at("at"),
             fails,
             base: at("base"),
+            replayed: replayed(kind),
             log,
             server: Some((mount, server)),
             scratch,
@@ -180,6 +188,7 @@ impl Logged {
         Cuts {
             medium: open(&self.base),
             base: self.base.clone(),
+            replayed: self.replayed,
             done: 0,
             log,
             scratch,
@@ -207,6 +216,7 @@ impl Drop for Logged {
 /// The disk after power cuts, from the first moment on.
 pub struct Cuts {
     base: PathBuf,
+    replayed: &'static str,
     medium: File,
     done: usize,
     log: Vec<Event>,
@@ -249,7 +259,7 @@ impl Cuts {
         }
         drop(disk);
         let at = self.scratch.path().join("replay");
-        let _mount = LoopMount::new(&image, &at, "defaults");
+        let _mount = LoopMount::new(&image, &at, self.replayed);
         check(&at);
     }
 }
@@ -308,4 +318,38 @@ fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Other tests, and programs that are not ours at all, copy the mount namespace whenever they like.
+#[test]
+fn cuts_go_on_while_a_namespace_has_the_last_one() {
+    for (kind, size) in [("ext4", 32 << 20), ("xfs", 320 << 20)] {
+        let disk = Logged::new(kind, size, &[], "defaults");
+        let mut file = File::create(disk.at.join("f")).unwrap();
+        std::io::Write::write_all(&mut file, b"text").unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        let at = disk.position();
+        let (mut cuts, mut random) = (disk.end(), Random(1));
+        let mut holder = None;
+        cuts.cut(at, 1, &mut random, |_| {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--mount", "--propagation", "private", "sleep", "600"]);
+            let child = unshare.spawn().unwrap();
+            let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+            let own = namespace(std::process::id());
+            let has_copy = || (namespace(child.id()) != own).then_some(());
+            wait_for(Duration::from_secs(20), has_copy).expect("a namespace");
+            holder = Some(child);
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            cuts.cut(at, 1, &mut random, |disk| {
+                assert_eq!(fs::read(disk.join("f")).unwrap(), b"text");
+            });
+        }));
+        let mut holder = holder.unwrap();
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        assert!(result.is_ok(), "{kind}: it cannot be mounted");
+    }
 }
