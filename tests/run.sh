@@ -2,7 +2,8 @@
 # The whole test suite: builds everything, runs every cargo test of the workspace and the suites of
 # tests/suites and tests/containers on the built binary. Needs root; installs what it needs (tests/setup.sh).
 #
-# Tests that count requests, drop the kernel's caches or measure memory have the machine for themselves;
+# Tests that count requests, drop the kernel's caches or measure memory have the machine for themselves, and those that
+# mount outside of a namespace of their own, of which a suite that begins would take a copy along;
 # then the suites, each of which has namespaces and layers of its own, run in lanes beside each other.
 # What a lane's suites say is printed when the lane has ended, in the order of the lanes.
 #
@@ -131,11 +132,11 @@ for way in none cached; do
     cargo_tests "random, open=$way" --test core mounted
 done
 unset UNIONFS_TEST_OPEN
+cargo_tests "panics" --features unionfs/faults --test panics
 suite "supervise" tests/suites/supervise.sh
 
 lane_core() {
     cargo_tests "crash matrix" --features unionfs/faults --test core faults::
-    cargo_tests "panics" --features unionfs/faults --test panics
     cargo_tests "orders of threads" --features unionfs/shuttle --test core explorer::
     suite "fuzzing" tests/suites/fuzz.sh
 }
