@@ -33,6 +33,7 @@ suite programs ./programs.sh - "$TARGET"
 suite stress-ng env STRESS_SECONDS="${STRESS_SECONDS:-600}" ./stress-ng.sh "$TARGET"
 suite fsstress ./fsstress.sh "$DIR/xfstests" "$TARGET"
 suite xfstests ./xfstests.sh "$DIR/xfstests" "$TARGET"
+case $TARGET in unionfs | overlay) suite xfstests-overlay env XFSTESTS_FORM=overlay ./xfstests.sh "$DIR/xfstests" "$TARGET" ;; esac
 # These two know no fuse-overlayfs.
 if [ "$TARGET" != fuse-overlayfs ]; then
     suite pjdfstest ./pjdfstest.sh "$TARGET"
