@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::bare::Bare;
 use crate::fails;
 use crate::process::{following, unionfs};
+use crate::regressions_copy_up::Image;
 use crate::support::Stack;
 
 const LEVELS: usize = 4000;
@@ -164,14 +165,32 @@ fn a_million_entries() {
     bare.unmount();
 }
 
-/// For a listing of a million names: about 350 bytes for each while it is put together, in a test build too.
+/// For a listing of a million names: about 500 bytes for each while it is put together, in a test build too.
 const PEAK_KIB: u64 = 700 << 10;
 
-/// The largest file that there can be, on a filesystem that has such: memory.
+/// The largest size that a file can have, where the filesystem does not say less (ext4: 16 TiB).
+const SIZE: u64 = i64::MAX as u64;
+
 #[test]
 fn files_of_eight_exbibytes() {
-    const SIZE: u64 = i64::MAX as u64;
-    let mut bare = Bare::new("/dev/shm");
+    files_of_the_largest_size(Path::new("/dev/shm"));
+}
+
+#[test]
+fn files_of_eight_exbibytes_on_xfs() {
+    let image = Image::made_by(&["mkfs.xfs", "-q"], 400);
+    files_of_the_largest_size(&image.mnt());
+}
+
+#[test]
+fn files_of_eight_exbibytes_on_btrfs() {
+    let image = Image::made_by(&["mkfs.btrfs", "-q"], 200);
+    files_of_the_largest_size(&image.mnt());
+}
+
+/// Lower and upper, and a plain file to compare with, on one filesystem.
+fn files_of_the_largest_size(place: &Path) {
+    let mut bare = Bare::new(place.to_str().unwrap());
     let plain = bare.lower().join("../plain");
     for path in [bare.lower().join("big"), plain.clone()] {
         let file = fs::File::create(path).unwrap();
@@ -220,7 +239,7 @@ fn files_of_eight_exbibytes() {
             }
             assert!(rustix::fs::ftruncate(&ours, SIZE + 1).is_err());
         }
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        let mode = fs::Permissions::from_mode(0o600);
         fs::set_permissions(&big, mode).unwrap();
     }
     let copied = fs::metadata(bare.upper().join("big")).unwrap();
@@ -238,6 +257,60 @@ fn files_of_eight_exbibytes() {
         .unwrap();
     assert_eq!(fs::metadata(&big).unwrap().len(), 0);
     bare.unmount();
+}
+
+/// Where it does not fit, the caller is told why, at once, and nothing has changed. What fits is copied.
+#[test]
+fn files_that_the_upper_cannot_hold() {
+    let image = Image::made_by(&["mkfs.ext4", "-q", "-m0"], 64);
+    let upper = image.mnt().join("u");
+    fs::create_dir(&upper).unwrap();
+    let mut bare = Bare::new("/dev/shm");
+    for name in ["big", "cut", "emptied"] {
+        let file = fs::File::create(bare.lower().join(name)).unwrap();
+        file.set_len(SIZE).unwrap();
+        file.write_all_at(b"head", 0).unwrap();
+        file.write_all_at(b"tail", 1 << 62).unwrap();
+    }
+    let options = format!(
+        "lowerdir={},upperdir={}",
+        bare.lower().display(),
+        upper.display()
+    );
+    let mut command = Command::new(unionfs());
+    bare.adopt(command.args(["-o", &options]).arg(bare.mnt()), 60);
+    let big = bare.mnt().join("big");
+    let too_large = |result: std::io::Result<()>| {
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+    };
+    let write = |path: &Path| fs::OpenOptions::new().write(true).open(path);
+    let mode = fs::Permissions::from_mode(0o600);
+    for _ in 0..2 {
+        // Without opens it is the write that has it copied.
+        too_large(write(&big).and_then(|file| file.write_all_at(b"x", 0)));
+        too_large(fs::set_permissions(&big, mode.clone()));
+        assert!(!upper.join("big").exists());
+        let meta = fs::metadata(&big).unwrap();
+        assert_eq!((meta.len(), meta.mode() & 0o777), (SIZE, 0o644));
+        let mut data = [0; 4];
+        fs::File::open(&big)
+            .unwrap()
+            .read_exact_at(&mut data, 1 << 62)
+            .unwrap();
+        assert_eq!(&data, b"tail");
+    }
+    nix::unistd::truncate(&bare.mnt().join("cut"), 1 << 30).unwrap();
+    let cut = fs::metadata(upper.join("cut")).unwrap();
+    assert_eq!(cut.len(), 1 << 30);
+    assert!(cut.blocks() < 100, "{} blocks", cut.blocks());
+    fs::write(bare.mnt().join("emptied"), "new").unwrap();
+    assert_eq!(fs::read(upper.join("emptied")).unwrap(), b"new");
+    fs::rename(&big, bare.mnt().join("moved")).unwrap_err();
+    fs::remove_file(&big).unwrap();
+    assert_eq!(crate::calls::list(&bare.mnt()).len(), 2);
+    bare.unmount();
+    let left = fs::read_dir(upper.join(".wh..wh.orph"));
+    assert!(left.map_or(0, Iterator::count) == 0, "something was left");
 }
 
 /// The most that the kernel takes in one value, and in the list of names.
@@ -270,7 +343,7 @@ fn attributes_of_many_thousand_bytes() {
                 xattr::get(&path, "user.largest").unwrap().unwrap(),
                 [8; 65_536]
             );
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700 + round);
+            let mode = fs::Permissions::from_mode(0o700 + round);
             fs::set_permissions(&path, mode).unwrap();
             assert!(bare.upper().join(name).exists());
         }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::Command;
 
 use crate::calls::Caller;
-use crate::process::{daemons, finish};
+use crate::process::{daemons, finish, unionfs};
 use crate::regressions_copy_up::Image;
 use crate::support::{Mount, Stack};
 use crate::user::{DeviceMode, Place};
@@ -142,6 +142,30 @@ fn of_servers_that_are_replaced() {
     assert_ne!(first, next);
     assert_given_up(next, true);
     m.assert_file("f", "again");
+}
+
+/// A server of a program that was executed by `upgrade` begins with all that root has.
+#[test]
+fn of_servers_of_another_program() {
+    let m = Stack::new()
+        .lower(["f", "shut/x", "open/ | mode=777"])
+        .mount_with("supervise");
+    let keeper = crate::supervise::keeper(m.path());
+    let mut before = crate::supervise::server(m.path(), keeper);
+    let program = m.layers.scratch().join("unionfs");
+    fs::copy(unionfs(), &program).unwrap();
+    for program in [program.as_path(), unionfs().as_ref()] {
+        let outcome = finish(Command::new(program).arg("upgrade").arg(m.path()));
+        assert!(outcome.status.success(), "{}", outcome.stderr);
+        let pid = crate::supervise::server(m.path(), keeper);
+        assert_ne!(pid, before);
+        assert_eq!(fs::read_link(format!("/proc/{pid}/exe")).unwrap(), program);
+        // It has answered, so it serves.
+        assert_given_up(pid, true);
+        before = pid;
+    }
+    use_all(&m);
+    assert_given_up(before, true);
 }
 
 /// fusermount3 is set-user-id, and has to end what it began.
