@@ -179,7 +179,7 @@ function __unionfs_options
                 nolazytime 'Not set' \
                 sync 'All writes are synchronous' \
                 async 'They are not' \
-                dirsync 'Changes of directories are synchronous' \
+                dirsync 'Changes of directories are on disk before they are answered' \
                 remount 'Changes the flags of the mount that is there (ro, nosuid, noatime ...) and starts nothing'
             for i in (seq 1 2 (count $names))
                 printf '%s%s\t%s\n' $before $names[$i] $names[(math $i + 1)]

@@ -60,7 +60,8 @@ impl UnionFs {
         &self, req: &Request, parent: u64, name: &[u8], make: Make<'_>, umask: u32,
     ) -> Result<Entry> {
         let result = self.union.make(parent, name, make, caller(req), umask);
-        made(&self.union, is_resent(req), parent, name, result)
+        let made = made(&self.union, is_resent(req), parent, name, result);
+        self.policy.settle_made(&self.union, parent, made)
     }
 
     /// Has two names change places, unless that was done before.
@@ -72,6 +73,7 @@ impl UnionFs {
             return reply.ok();
         }
         let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
+        let policy = self.policy;
         // What changes places may have to be copied up.
         self.aside(move |union| {
             let exchange = || union.rename(from.0, &from.1, to.0, &to.1, flags);
@@ -79,7 +81,7 @@ impl UnionFs {
                 Some(noted) => noted.run(exchange),
                 None => exchange(),
             };
-            reply::empty(reply, result);
+            reply::empty(reply, policy.settle(union, &[from.0, to.0], result));
             // Only now: until the answer is out, the request may come again.
             drop(noted);
         });
@@ -94,7 +96,8 @@ impl UnionFs {
         let takes = self.on(Op::Link).work_to_change(id, false);
         self.as_long_as(takes, move |union| {
             let linked = union.link(id, parent, &name);
-            reply::entry(reply, made(union, resent, parent, &name, linked), policy);
+            let made = made(union, resent, parent, &name, linked);
+            reply::entry(reply, policy.settle_made(union, parent, made), policy);
         });
     }
 

@@ -211,12 +211,14 @@ impl Filesystem for UnionFs {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let result = self.on(Op::Unlink).unlink(parent.0, name.as_bytes());
-        reply::empty(reply, settled(is_resent(req), Errno::NOENT, result));
+        let result = settled(is_resent(req), Errno::NOENT, result);
+        reply::empty(reply, self.policy.settle(&self.union, &[parent.0], result));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let result = self.on(Op::Rmdir).rmdir(parent.0, name.as_bytes());
-        reply::empty(reply, settled(is_resent(req), Errno::NOENT, result));
+        let result = settled(is_resent(req), Errno::NOENT, result);
+        reply::empty(reply, self.policy.settle(&self.union, &[parent.0], result));
     }
 
     fn symlink(
@@ -237,19 +239,22 @@ impl Filesystem for UnionFs {
     ) {
         let resent = is_resent(req);
         let (name, new_name) = (name.as_bytes(), newname.as_bytes());
+        let (policy, dirs) = (self.policy, [parent.0, newparent.0]);
         let flags = flags.bits();
         let union = self.on(Op::Rename);
         if flags & libc::RENAME_EXCHANGE != 0 {
             return self.exchange(req, (parent.0, name), (newparent.0, new_name), flags, reply);
         }
         if let Some(done) = union.try_rename(parent.0, name, newparent.0, new_name, flags) {
-            return reply::empty(reply, settled(resent, Errno::NOENT, done));
+            let done = settled(resent, Errno::NOENT, done);
+            return reply::empty(reply, policy.settle(union, &dirs, done));
         }
         // The source may have to be copied up.
         let (name, new_name) = (name.to_vec(), new_name.to_vec());
         self.aside(move |union| {
             let result = union.rename(parent.0, &name, newparent.0, &new_name, flags);
-            reply::empty(reply, settled(resent, Errno::NOENT, result));
+            let result = settled(resent, Errno::NOENT, result);
+            reply::empty(reply, policy.settle(union, &dirs, result));
         });
     }
 

@@ -14,7 +14,7 @@ use fuser::{Config, Filesystem, Session, SessionACL};
 use crate::sys::handover::{channel, replace, resend};
 use crate::union::journal::{self, Journal};
 
-use super::leftover;
+use super::leftover::{self, Inherited};
 
 /// Large enough for any first request; the kernel wants at least 8 KiB.
 const REQUEST: usize = 1 << 16;
@@ -48,6 +48,7 @@ mod answer {
 /// kernel otherwise than the one that began.
 pub(super) fn session<F: Filesystem>(
     filesystem: F, connection: OwnedFd, acl: SessionACL, config: Config,
+    inherited: Option<Inherited>,
 ) -> io::Result<Session<F>> {
     let Some(journal) = journal::active() else {
         return Session::from_fd(filesystem, connection, acl, config);
@@ -70,7 +71,7 @@ pub(super) fn session<F: Filesystem>(
     replace(session.as_fd(), &connection)?;
     if let Some((_, first)) = &begun {
         if passes_through(first)
-            && let Err(e) = leftover::close_later(journal, &connection)
+            && let Err(e) = leftover::close_later(journal, &connection, inherited)
         {
             tracing::warn!("files of the last server stay with the kernel: {e}");
         }

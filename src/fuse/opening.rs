@@ -34,7 +34,7 @@ impl UnionFs {
         let flags = self.policy.open_flags(opening.mode.write);
         self.as_long_as(takes, move |union| {
             let opened = match &passthrough {
-                Some(table) => table.open(union, opening, who, |file| reply.open_backing(file)),
+                Some(table) => table.open(union, opening, who, &reply),
                 None => union
                     .open(opening.id, opening.mode, who)
                     .map(|()| through_us(union, flags)),
@@ -51,7 +51,7 @@ impl UnionFs {
                     handle,
                     flags,
                     backing: Some(backing),
-                }) => reply.opened_passthrough(handle, flags, &backing),
+                }) => reply.opened_passthrough(handle, flags, backing.id()),
                 Ok(opened) => reply.opened(opened.handle, opened.flags),
                 Err(e) => reply.error(errno(e)),
             }
@@ -69,7 +69,8 @@ impl UnionFs {
         let exclusive = flags & libc::O_EXCL != 0 || resent;
         let (name, who) = (name.as_bytes(), caller(req));
         let result = self.union.create(parent, name, mode, exclusive, who, umask);
-        let entry = match made(&self.union, resent, parent, name, result) {
+        let made = made(&self.union, resent, parent, name, result);
+        let entry = match self.policy.settle_made(&self.union, parent, made) {
             Ok(entry) => entry,
             Err(e) => return reply.error(errno(e)),
         };
@@ -103,7 +104,7 @@ impl UnionFs {
         let (handle, flags) = (opened.handle, opened.flags);
         match opened.backing {
             Some(backing) => {
-                reply.created_passthrough(&ttl, &attr, generation, handle, flags, &backing);
+                reply.created_passthrough(&ttl, &attr, generation, handle, flags, backing.id());
             }
             None => reply.created(&ttl, &attr, generation, handle, flags),
         }
@@ -139,5 +140,5 @@ fn open_made(
         return Err(Errno::STALE);
     }
     let guarded = union.must_see_writes_of(&entry.attr);
-    table.open_ready(union, opening, guarded, |file| reply.open_backing(file))
+    table.open_ready(union, opening, guarded, reply)
 }

@@ -9,31 +9,33 @@
 //! A node whose data came to the upper while it was open by a lower's file is switched: it answers
 //! ESTALE, its names lead to another node, and what is open goes on with the lower's file.
 //!
-//! The next server of a supervised mount does not know the ids of the one before. Nodes that were open
-//! are therefore switched too; what is open by them goes on with the file that the kernel has.
+//! The next server of a supervised mount goes on with the ids of the nodes that were open, which are noted.
 //!
 //! Where a file cannot be had so (layers on stacked filesystems, lowers without a read-only mount of
 //! their own, no memory), its data go through us and the kernel's page cache.
 
 mod inherited;
+mod passed;
 mod writers;
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Slot;
-use fuser::{BackingId, FileHandle, FopenFlags};
+use fuser::{FileHandle, FopenFlags};
 use parking_lot::Mutex;
 
 use crate::sys::{Errno, Result, cred};
+use crate::union::journal::OpenFile;
 use crate::union::{Caller, OpenMode, Source, Union};
 
 use super::io::Way;
 use super::opening::{handle_of, number_of};
+pub(super) use passed::{Answer, Passed};
 
 /// Ids that are kept though nothing is open. Each holds an inode of a layer in the kernel's memory,
 /// 1 to 2 KiB, and no descriptor of ours.
@@ -85,7 +87,7 @@ pub(super) struct Opened {
     /// Beside the one for passthrough.
     pub flags: FopenFlags,
     /// The file; none if data go through us.
-    pub backing: Option<Arc<BackingId>>,
+    pub backing: Option<Arc<Passed>>,
 }
 
 /// What an open found.
@@ -98,13 +100,15 @@ enum Joined {
 }
 
 /// See the module text.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Node {
     opens: u32,
-    /// Where the data were when the file was taken.
-    source: Source,
+    /// Where the data were when the file was taken; `None` for a lower of which nothing else is known.
+    source: Option<Source>,
     /// The file; none while data go through us.
-    backing: Option<Arc<BackingId>>,
+    backing: Option<Arc<Passed>>,
+    /// The id of the file that it was open by when the last server ended, until it is opened again.
+    left: Option<u32>,
     /// It was opened for writing with success, with O_APPEND at least, or without.
     appends: bool,
     writes: bool,
@@ -116,23 +120,16 @@ struct Node {
     queued: bool,
     /// The lower's file that is open, after the data came to the upper.
     old: Option<Arc<OwnedFd>>,
-    /// It was open when the last server ended, perhaps by an id of that one's; perhaps it is still.
+    /// It was open when the last server ended; perhaps it is still.
     inherited: bool,
 }
 
 impl Node {
-    fn new(source: Source, backing: Option<Arc<BackingId>>) -> Self {
+    fn new(source: Option<Source>, backing: Option<Arc<Passed>>) -> Self {
         Self {
-            opens: 0,
             source,
             backing,
-            appends: false,
-            writes: false,
-            guarded: None,
-            used: false,
-            queued: false,
-            old: None,
-            inherited: false,
+            ..Self::default()
         }
     }
 }
@@ -149,6 +146,8 @@ pub(super) struct Passthrough {
     refused: Vec<AtomicBool>,
     /// There are nodes that were open when the last server ended.
     inherits: bool,
+    /// The way to close their files.
+    connection: OnceLock<OwnedFd>,
 }
 
 impl Passthrough {
@@ -165,9 +164,10 @@ impl Passthrough {
             idle: Mutex::default(),
             writers: Mutex::default(),
             refused: layers.map(|_| AtomicBool::new(false)).collect(),
+            connection: OnceLock::new(),
         });
-        for id in open {
-            table.inherit(union, id);
+        for (id, by) in open {
+            table.inherit(union, id, by);
         }
         let listener = Arc::downgrade(&table);
         union.on_data_moved(Box::new(move |id, file| {
@@ -178,14 +178,13 @@ impl Passthrough {
         Some(table)
     }
 
-    /// Opens a file; `register` hands a file to the kernel.
+    /// Opens a file, which `answer` hands to the kernel.
     ///
     /// # Errors
     /// ESTALE when the name leads to another node now, which the kernel then finds; and as
     /// [`Union::open`].
     pub fn open(
-        &self, union: &Union, opening: Opening, caller: Caller,
-        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
+        &self, union: &Union, opening: Opening, caller: Caller, answer: &impl Answer,
     ) -> Result<Opened> {
         if opening.writes() && !self.may_write(union, opening)? {
             union.open(opening.id, opening.mode, caller)?;
@@ -196,26 +195,25 @@ impl Passthrough {
             None if opening.mode.write => union.must_see_writes(opening.id)?,
             None => false,
         };
-        self.open_ready(union, opening, guarded, register)
+        self.open_ready(union, opening, guarded, answer)
     }
 
     /// The same for a file that is ready to be opened so, as one that was just made. Writes have to
     /// come as requests if it is `guarded`.
     pub fn open_ready(
-        &self, union: &Union, opening: Opening, guarded: bool,
-        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
+        &self, union: &Union, opening: Opening, guarded: bool, answer: &impl Answer,
     ) -> Result<Opened> {
         if opening.direct {
             union.check_direct(&union.backing(opening.id)?)?;
         }
         let opened = loop {
-            match self.join(union, opening, guarded)? {
+            match self.join(union, opening, guarded, answer)? {
                 Joined::Yes(opened) => break opened,
                 Joined::Moved => {
                     union.switch_node(opening.id)?;
                     return Err(Errno::STALE);
                 }
-                Joined::Unknown => self.learn(union, opening, &register)?,
+                Joined::Unknown => self.learn(union, opening, answer)?,
             }
         };
         if opened.handle.0 & MAPS != 0 {
@@ -234,11 +232,13 @@ impl Passthrough {
         };
         let known = node.writes || (node.appends && opening.mode.append);
         let source = union.source(opening.id)?;
-        Ok(known && node.source == source && union.is_written(source))
+        Ok(known && node.source == Some(source) && union.is_written(source))
     }
 
     /// Counts an open of a node that has its file already.
-    fn join(&self, union: &Union, opening: Opening, guarded: bool) -> Result<Joined> {
+    fn join(
+        &self, union: &Union, opening: Opening, guarded: bool, answer: &impl Answer,
+    ) -> Result<Joined> {
         let Some(mut node) = self.nodes.get_mut(&opening.id) else {
             return Ok(Joined::Unknown);
         };
@@ -252,16 +252,17 @@ impl Passthrough {
             // It has nothing to report at close.
             flags = FopenFlags::FOPEN_NOFLUSH;
         }
-        match (node.source == source, node.opens, &node.backing) {
-            _ if node.inherited && opening.by_kernel => flags |= FopenFlags::FOPEN_DIRECT_IO,
-            _ if node.inherited => return Ok(Joined::Moved),
+        if let Some(number) = node.left.take() {
+            node.backing = Some(Arc::new(answer.own(number)));
+        }
+        match (node.source == Some(source), node.opens, &node.backing) {
             (true, ..) => {}
             (false, 0, _) => return Ok(Joined::Unknown),
             // The kernel would not try another node; so reads come to us.
             (false, _, Some(_)) if opening.by_kernel => flags |= FopenFlags::FOPEN_DIRECT_IO,
             (false, _, Some(_)) => return Ok(Joined::Moved),
             // Through us, all that is open follows.
-            (false, _, None) => node.source = source,
+            (false, _, None) => node.source = Some(source),
         }
         let mut handle = COUNTED;
         if node.backing.is_some() {
@@ -275,7 +276,11 @@ impl Passthrough {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         if node.opens == 0 {
-            union.note_open(opening.id, true);
+            let by = OpenFile {
+                id: node.backing.as_ref().map(|file| file.number()),
+                written: union.is_written(source),
+            };
+            union.note_open(opening.id, Some(by));
         }
         node.opens += 1;
         node.used = true;
@@ -292,17 +297,14 @@ impl Passthrough {
     }
 
     /// Finds the file of a node and hands it to the kernel, where it takes it.
-    fn learn(
-        &self, union: &Union, opening: Opening,
-        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
-    ) -> Result<()> {
+    fn learn(&self, union: &Union, opening: Opening, answer: &impl Answer) -> Result<()> {
         let mut source = union.source(opening.id)?;
         let mut backing = None;
         if union.may_pass(source) && !self.is_refused(source) {
             let found = union.backing(opening.id)?;
             source = found.source;
             if found.is_all_shown && union.may_pass(source) && !self.is_refused(source) {
-                backing = self.register(union, source, found.file.as_fd(), register)?;
+                backing = self.register(union, source, found.file.as_fd(), answer)?;
                 if found.writes && backing.is_some() {
                     self.note_writer(union, opening.id);
                 }
@@ -312,7 +314,7 @@ impl Passthrough {
             // For the requests that will come.
             union.open(opening.id, OpenMode::default(), NOBODY)?;
         }
-        let node = Node::new(source, backing.map(Arc::new));
+        let node = Node::new(Some(source), backing.map(Arc::new));
         let unused = match self.nodes.entry(opening.id) {
             Slot::Vacant(slot) => {
                 slot.insert(node);
@@ -331,15 +333,14 @@ impl Passthrough {
     }
 
     fn register(
-        &self, union: &Union, source: Source, file: BorrowedFd<'_>,
-        register: impl Fn(BorrowedFd<'_>) -> io::Result<BackingId>,
-    ) -> Result<Option<BackingId>> {
+        &self, union: &Union, source: Source, file: BorrowedFd<'_>, answer: &impl Answer,
+    ) -> Result<Option<Passed>> {
         let made = if union.is_written(source) {
             // The kernel writes with the rights of this moment, and cannot know who may keep
             // set-id bits that are set after the file was opened.
-            cred::without_keeping_set_ids(|| register(file))?
+            cred::without_keeping_set_ids(|| answer.pass(file))?
         } else {
-            register(file)
+            answer.pass(file)
         };
         match made {
             Ok(id) => Ok(Some(id)),
@@ -389,9 +390,10 @@ impl Passthrough {
             let node = slot.get_mut();
             node.opens = node.opens.saturating_sub(1);
             if node.opens == 0 {
-                union.note_open(id, false);
+                union.note_open(id, None);
                 node.old = None;
-                let is_kept = node.backing.is_some() && source == Ok(node.source);
+                let is_kept =
+                    node.backing.is_some() && source.is_ok_and(|s| node.source == Some(s));
                 queue = is_kept && !std::mem::replace(&mut node.queued, true);
                 if !is_kept {
                     gone = Some(slot.remove());
@@ -472,7 +474,7 @@ impl Passthrough {
     pub fn data_moved(&self, id: u64, file: &dyn Fn() -> Option<Arc<OwnedFd>>) {
         if let Some(mut node) = self.nodes.get_mut(&id)
             && node.opens > 0
-            && (node.backing.is_some() || node.inherited)
+            && (node.backing.is_some() || node.left.is_some())
             && let Some(file) = file()
         {
             node.old = Some(file);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fuser::{FileAttr, FopenFlags};
 
 use crate::options::{Options, Shown};
-use crate::sys::cred;
+use crate::sys::{Result, cred};
 use crate::union::{Attr, Entry, Keep, Union, journal};
 
 use super::convert::file_attr;
@@ -35,6 +35,8 @@ pub(crate) struct Policy {
     pub tells_at_close: bool,
     /// Attributes are neither shown nor kept.
     pub no_xattrs: bool,
+    /// What changes in directories is on disk before it is answered.
+    pub flushes_names: bool,
     shown: Shown,
 }
 
@@ -62,9 +64,33 @@ impl Policy {
             way: choice.way,
             tells_at_close: union.tells_at_close(),
             no_xattrs: options.no_xattrs,
+            // As for the kernel, which leaves it to filesystems.
+            flushes_names: options.kernel_flags.dirsync || options.kernel_flags.sync,
             shown: options.shown,
         };
         (policy, choice)
+    }
+
+    /// Has names that were changed in these directories be on disk where the options ask for it.
+    ///
+    /// # Errors
+    /// Of the change, or of writing to disk.
+    pub fn settle<T>(&self, union: &Union, dirs: &[u64], changed: Result<T>) -> Result<T> {
+        let changed = changed?;
+        if self.flushes_names {
+            for dir in dirs {
+                union.fsync(*dir, 0, false)?;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// The same where an object was made: nobody knows it if it could not be settled.
+    pub fn settle_made(&self, union: &Union, dir: u64, made: Result<Entry>) -> Result<Entry> {
+        let made = made?;
+        let settled = self.settle(union, &[dir], Ok(()));
+        settled.inspect_err(|_| union.forget(made.id, 1))?;
+        Ok(made)
     }
 
     /// The flags of a file that is opened through us.

@@ -15,6 +15,7 @@ use super::filesystem::UnionFs;
 use super::flags::MountFlags;
 use super::handover;
 use super::injected::{Injected, Meet, Nothing};
+use super::leftover::Inherited;
 use super::readers::Readers;
 use super::turns::Turns;
 use super::watching::Hearing;
@@ -170,13 +171,17 @@ fn begin<M: Meet>(
     let core = Arc::clone(&union.union);
     // Served by as many of the session's threads as there is work for.
     let desk = Arc::clone(&union.desk);
+    let inherited = union.passthrough.clone().map(|table| Inherited {
+        union: Arc::clone(&core),
+        table,
+    });
     let readers = Readers::new(super::flags::threads(options));
     let filesystem = Turns {
         union,
         readers: Arc::clone(&readers),
         met,
     };
-    let session = handover::session(filesystem, fd, acl, config)?;
+    let session = handover::session(filesystem, fd, acl, config, inherited)?;
     tell_of_changes(&core, session.notifier());
     // There is none yet.
     let _ = desk.notifier.set(session.notifier());

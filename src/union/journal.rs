@@ -29,12 +29,12 @@ mod read;
 mod tests;
 mod upgrade;
 
-pub(crate) use further::{Exchanging, Further, note_exchanged};
+pub(crate) use further::{Exchanging, Further, OpenFile, note_exchanged};
 pub(crate) use read::{Noted, Swap};
 pub(crate) use upgrade::{begin_upgrade, end_upgrade, program};
 
 /// Says that the memory has this layout; the last byte is its version.
-const MAGIC: u64 = u64::from_be_bytes(*b"unionfs\x03");
+const MAGIC: u64 = u64::from_be_bytes(*b"unionfs\x04");
 /// Words of a cell.
 const CELL: usize = 8;
 /// The first cell that is not part of the head.
@@ -84,7 +84,8 @@ mod node {
     pub const REFS: usize = 2;
     pub const SERIAL: usize = 3;
     pub const INO: usize = 4;
-    /// Kind, whether it is found by name, whether a descriptor is kept, layer.
+    /// Kind, whether it is found by name, whether a descriptor is kept, layer; the file that the kernel
+    /// has open.
     pub const WHAT: usize = 5;
     /// Two words of two names each.
     pub const NAMES: usize = 6;
@@ -100,8 +101,12 @@ const FURTHER: u64 = u64::from_be_bytes(*b"\0\0\0more\x01");
 const HELD: u64 = 1 << 9;
 /// No name of the union leads to it any more.
 const UNLINKED: u64 = 1 << 10;
-/// The kernel may have files of the node open by ids of the last server's.
+/// The kernel may have the node open.
 const OPEN: u64 = 1 << 11;
+/// By a file of the upper.
+const WRITTEN: u64 = 1 << 12;
+/// Where the id of the file that it has begins; 0 where there is none.
+const FILE_SHIFT: u32 = 32;
 
 /// Messages to whoever keeps the connection and the descriptors.
 pub(crate) mod message {

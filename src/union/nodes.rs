@@ -16,7 +16,7 @@ use crate::sys::Result;
 
 use super::Union;
 use super::inode::Inode;
-use super::journal::{self, Cell, Further};
+use super::journal::{self, Cell, Further, OpenFile};
 use super::stale::What;
 use super::types::Keep;
 
@@ -28,7 +28,7 @@ pub(super) struct Nodes {
     /// How many, so that ordinary mounts pay nothing.
     count: AtomicUsize,
     /// Nodes that were open when the last server of the mount ended.
-    open_before: Mutex<Vec<u64>>,
+    open_before: Mutex<Vec<(u64, OpenFile)>>,
 }
 
 #[derive(Debug, Default)]
@@ -203,9 +203,8 @@ impl Union {
         });
     }
 
-    /// Has the next server of the mount know whether the kernel may have files of a node open in a way
-    /// that only this one can answer for.
-    pub fn note_open(&self, id: u64, open: bool) {
+    /// Has the next server of the mount know by what the kernel may have a node open.
+    pub fn note_open(&self, id: u64, open: Option<OpenFile>) {
         let Some(journal) = journal::active() else {
             return;
         };
@@ -222,13 +221,13 @@ impl Union {
         }
     }
 
-    /// Nodes of which the kernel may have files open that it got from the last server; once.
-    pub fn take_open_nodes(&self) -> Vec<u64> {
+    /// Nodes that the kernel may have open since the last server, and by what; once.
+    pub fn take_open_nodes(&self) -> Vec<(u64, OpenFile)> {
         std::mem::take(&mut self.nodes.open_before.lock())
     }
 
     /// Says that there is one.
-    pub(super) fn was_open(&self, id: u64) {
-        self.nodes.open_before.lock().push(id);
+    pub(super) fn was_open(&self, id: u64, by: OpenFile) {
+        self.nodes.open_before.lock().push((id, by));
     }
 }

@@ -167,13 +167,13 @@ impl Union {
 
     /// By which ids the kernel knows an inode, and which of them it may have open.
     fn restore_nodes(&self, noted: &Noted, inode: &Arc<Inode>, further: &[Further]) {
-        if noted.open {
-            self.was_open(noted.id);
+        if let Some(by) = noted.open {
+            self.was_open(noted.id, by);
         }
         for further in further {
             self.restore_node(inode, further);
-            if further.open {
-                self.was_open(further.id);
+            if let Some(by) = further.open {
+                self.was_open(further.id, by);
             }
         }
     }

@@ -53,7 +53,7 @@ impl Drop for Dumb {
 }
 
 /// Does `work`, whose server is killed once `done` says that it was done, and before it is answered.
-fn done_unanswered<T: Send>(
+pub fn done_unanswered<T: Send>(
     m: &Mount, point: &str, work: impl FnOnce() -> T + Send, done: impl Fn() -> bool,
 ) -> T {
     let dumb = Dumb::make(m, point);

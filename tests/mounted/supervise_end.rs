@@ -120,14 +120,7 @@ fn an_upgrade_while_it_is_used() {
             let (one, other) = (m.p(format!("a{n}")), m.p(format!("b{n}")));
             fs::write(&one, n.to_string()).unwrap();
             fs::rename(&one, &other).unwrap();
-            // When servers follow each other faster than the kernel opens a file, it gives up (SEMANTICS).
-            let text = wait_for(Duration::from_secs(10), || {
-                match fs::read_to_string(&other) {
-                    Err(e) if e.raw_os_error() == Some(libc::ESTALE) => None,
-                    text => Some(text.unwrap()),
-                }
-            });
-            assert_eq!(text, Some(n.to_string()));
+            assert_eq!(fs::read_to_string(&other).unwrap(), n.to_string());
             fs::remove_file(&other).unwrap();
         }
     };

@@ -1,9 +1,11 @@
 //! Files that the kernel reads and writes itself, and the server that gave them to it killed.
 
-use std::fs::{self, File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -11,7 +13,8 @@ use rustix::mm::{MapFlags, ProtFlags};
 use crate::calls::contents;
 use crate::process::finish;
 use crate::requests::Counter;
-use crate::supervise::kill_server;
+use crate::supervise::{keeper, kill_server, server};
+use crate::supervise_again::done_unanswered;
 use crate::support::{Mount, Stack};
 use crate::ways_user::good;
 
@@ -140,12 +143,8 @@ fn without_names() {
             assert!(text(file).starts_with(round));
             assert_eq!(file.metadata().unwrap().nlink(), 0);
             let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
-            // What was opened by the last server may be told to ask for the name, which is gone.
-            let again = File::open(again).map_err(|e| e.raw_os_error());
-            assert!(
-                matches!(again, Ok(_) | Err(Some(libc::ESTALE))),
-                "{again:?}"
-            );
+            let mut again = File::open(again).unwrap();
+            assert_eq!(text(&mut again), text(file));
         }
         fs::write(m.p("up"), "another").unwrap();
         m.assert_file("up", "another");
@@ -186,5 +185,77 @@ fn the_server_is_not_asked() {
             }
         });
         assert!(!seen.contains("Read") && !seen.contains("Write"), "{seen}");
+    }
+}
+
+/// Before a file that is opened to be written through is flushed for the first time: the open is noted.
+const NOTED: &str = "fsync,fdatasync:delay_enter=60000000";
+
+/// A thread of the server is held up, and has been for a while.
+fn is_held_up(m: &Mount) -> bool {
+    let pid = server(m.path(), keeper(m.path()));
+    let held_up = || -> Vec<OsString> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let stat =
+            |task: &DirEntry| fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let stopped = tasks.filter(|task| stat(task).contains(") t "));
+        stopped.map(|task| task.file_name()).collect()
+    };
+    let mut all = held_up();
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(10));
+        let now = held_up();
+        all.retain(|task| now.contains(task));
+    }
+    !all.is_empty()
+}
+
+/// What the last server had noted as open was not opened if its answer did not arrive.
+#[test]
+fn an_open_that_meets_two_ends() {
+    let m = mount();
+    // Each end has found it open before it, and each open was under way at an end.
+    let mut all = vec![write(&m, "up")];
+    for round in ["1", "2", "3"] {
+        let open = || {
+            let mut options = OpenOptions::new();
+            let options = options.read(true).write(true);
+            options.custom_flags(libc::O_DSYNC).open(m.p("up"))
+        };
+        // Only the first flush of a server is one of its own.
+        kill_server(m.path());
+        let mut file = done_unanswered(&m, NOTED, open, || is_held_up(&m)).unwrap();
+        file.write_all_at(round.as_bytes(), 0).unwrap();
+        all.push(file.try_clone().unwrap());
+        for other in &mut all {
+            assert!(text(other).starts_with(round));
+        }
+        m.assert_file("up", &text(&mut file));
+    }
+}
+
+/// What each thread writes to the kernel after the first time. The kernel looks the name up before; and it is
+/// told that the file may be mapped, after the open is noted, before it is answered.
+const MADE: &str = "writev:delay_enter=60000000:when=2+";
+
+/// Nobody else can have made it.
+#[test]
+fn made_and_not_answered() {
+    let m = mount();
+    for name in ["one", "two"] {
+        let make = || {
+            let mut options = OpenOptions::new();
+            options
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(m.p(name))
+        };
+        let done = || m.up(name).exists() && is_held_up(&m);
+        let mut made = done_unanswered(&m, MADE, make, done).unwrap();
+        made.write_all(name.as_bytes()).unwrap();
+        kill_server(m.path());
+        assert_eq!(text(&mut made), name);
+        m.assert_file(name, name);
     }
 }

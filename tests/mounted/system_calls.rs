@@ -121,6 +121,63 @@ fn requests_cost_what_they_must_however_many_layers_there_are() {
     }
 }
 
+/// The kernel leaves `dirsync` to filesystems, and `sync`, which is more.
+#[test]
+fn names_are_flushed_before_the_answer_if_that_is_asked_for() {
+    for (option, wanted) in [
+        ("dirsync", true),
+        ("sync", true),
+        ("dirsync,volatile", false),
+        ("async", false),
+    ] {
+        let m = Stack::new()
+            .upper(["d/", "e/"])
+            .lower(["d/lower", "d/lower2"])
+            .mount_with(&format!("threads=1,{option}"));
+        for name in ["d", "e", "d/lower", "d/lower2"] {
+            m.stat(name).unwrap();
+        }
+        let trace = Trace::start(&m);
+        let steps: [(&str, usize, &dyn Fn()); 10] = [
+            ("mkdir", 1, &|| m.mkdir("d/new").unwrap()),
+            ("mknod", 1, &|| {
+                m.mknod("d/p", rustix::fs::FileType::Fifo, 0o600, 0)
+                    .unwrap();
+            }),
+            ("symlink", 1, &|| m.symlink("x", "d/s").unwrap()),
+            ("create", 1, &|| drop(fs::File::create(m.p("d/f")).unwrap())),
+            ("link", 1, &|| m.link("d/f", "d/g").unwrap()),
+            ("rename", 2, &|| m.rename("d/g", "e/g").unwrap()),
+            ("exchange", 2, &|| {
+                let (from, to) = (m.p("d/p"), m.p("e/g"));
+                let flags = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, flags)
+                    .unwrap();
+            }),
+            ("rename lower", 2, &|| {
+                m.rename("d/lower", "e/lower").unwrap();
+            }),
+            ("unlink lower", 1, &|| m.unlink("d/lower2").unwrap()),
+            ("rmdir", 1, &|| m.rmdir("d/new").unwrap()),
+        ];
+        for (part, _, step) in &steps {
+            trace.begin(part);
+            step();
+        }
+        let parts = trace.end();
+        for (part, least, _) in &steps {
+            let calls = parts[*part].iter().flat_map(|(_, calls)| calls);
+            let flushes = calls.filter(|call| *call == "fsync").count();
+            // A copy-up has flushes of its own.
+            let is_right = match wanted {
+                true => flushes >= *least,
+                false => flushes == 0 || *part == "rename lower",
+            };
+            assert!(is_right, "{option}, {part}: {flushes} flushes");
+        }
+    }
+}
+
 /// A filesystem flushes no name, and no record, for fdatasync of a file; a user whose file was there
 /// before it was copied up, or had its data, has not asked for these.
 #[test]

@@ -164,7 +164,7 @@ pub(super) const ROWS: &[Row] = &[
         takes: Nothing,
         peers: &[Mount, Libfuse],
         status: Supported,
-        text: "Changes of directories are synchronous.",
+        text: "Changes of directories are on disk before they are answered.",
         example: "lowerdir=/l1,upperdir=/u,dirsync",
     },
     Row {

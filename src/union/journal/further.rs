@@ -4,7 +4,7 @@
 use std::cell::Cell as StdCell;
 use std::sync::atomic::Ordering;
 
-use super::{Cell, FURTHER, Journal, OPEN, active, head, node};
+use super::{Cell, FILE_SHIFT, FURTHER, Journal, OPEN, WRITTEN, active, head, node};
 
 /// Serials are noted as used in blocks of so many, so that most cost a look only.
 const BLOCK: u64 = 1 << 10;
@@ -115,6 +115,26 @@ impl Journal {
     }
 }
 
+/// By what the kernel has a node open.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct OpenFile {
+    /// The id under which the kernel has a file; `None` while data go through us.
+    pub id: Option<u32>,
+    /// It is a file of the upper.
+    pub written: bool,
+}
+
+impl OpenFile {
+    /// What the word says that has it.
+    pub(super) fn of(what: u64) -> Option<Self> {
+        let id = (what >> FILE_SHIFT) as u32;
+        (what & OPEN != 0).then_some(Self {
+            id: (id != 0).then_some(id),
+            written: what & WRITTEN != 0,
+        })
+    }
+}
+
 /// A further node id of an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Further {
@@ -124,7 +144,7 @@ pub(crate) struct Further {
     /// The object's.
     pub serial: u64,
     /// As for [`super::Noted::open`].
-    pub open: bool,
+    pub open: Option<OpenFile>,
 }
 
 impl Journal {
@@ -157,7 +177,7 @@ impl Journal {
                     cell: Cell(cell),
                     id: self.load(cell, node::ID),
                     serial: self.load(cell, node::SERIAL),
-                    open: self.load(cell, node::WHAT) & OPEN != 0,
+                    open: OpenFile::of(self.load(cell, node::WHAT)),
                 });
             }
         });
@@ -165,18 +185,20 @@ impl Journal {
         all
     }
 
-    /// Notes whether the kernel may have files of a node open by ids of ours: before it has the first
-    /// one, after it has none any more.
-    pub fn set_open(&self, Cell(cell): Cell, open: bool) {
+    /// Notes by what the kernel may have a node open: before it is, after it is no more.
+    pub fn set_open(&self, Cell(cell): Cell, open: Option<OpenFile>) {
         if cell == 0 {
             return;
         }
+        let new = open.map_or(0, |open| {
+            let id = u64::from(open.id.unwrap_or(0)) << FILE_SHIFT;
+            id | OPEN | if open.written { WRITTEN } else { 0 }
+        });
+        let before = OPEN | WRITTEN | u64::MAX << FILE_SHIFT;
         let what = self.word(cell, node::WHAT);
-        if open {
-            what.fetch_or(OPEN, Ordering::AcqRel);
-        } else {
-            what.fetch_and(!OPEN, Ordering::AcqRel);
-        }
+        let change = |what| Some(what & !before | new);
+        // It always gives another value, so it cannot fail.
+        let _ = what.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
     }
 
     /// Ids of files that the kernel has, up to this one, are those of servers before the last one, and

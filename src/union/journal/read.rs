@@ -8,7 +8,7 @@ use crate::layer::LayerIndex;
 use crate::sys::{FileKind, Result, handover};
 
 use super::{
-    CELL, Cell, FIRST, FURTHER, Journal, LIVE, NAMES, Name, OPEN, UNLINKED, head, message, node,
+    CELL, Cell, FIRST, FURTHER, Journal, LIVE, NAMES, Name, OpenFile, UNLINKED, head, message, node,
 };
 
 /// What is noted of a node.
@@ -24,8 +24,8 @@ pub(crate) struct Noted {
     pub by_name: bool,
     /// No name leads to it any more.
     pub unlinked: bool,
-    /// The kernel may have it open by an id of the last server's.
-    pub open: bool,
+    /// By what the kernel may have it open.
+    pub open: Option<OpenFile>,
     /// The layer it was first found in.
     pub layer: LayerIndex,
     /// Parents and names.
@@ -116,7 +116,7 @@ impl Journal {
                 kind: kind_of(what as u8),
                 by_name: what >> 8 & 1 != 0,
                 unlinked: what & UNLINKED != 0,
-                open: what & OPEN != 0,
+                open: OpenFile::of(what),
                 layer: (what >> 16) as LayerIndex,
                 names: names
                     .filter(|&n| n != 0)

@@ -304,3 +304,27 @@ fn one_upgrade_at_a_time() {
     assert!(journal.upgrade(b"/third\0", false).is_err());
     assert!(journal.upgraded().is_some());
 }
+
+#[test]
+fn by_what_a_node_is_open_is_noted() {
+    let journal = journal();
+    let cell = journal.add(&new(1, None));
+    let further = journal.add_further(2, 101);
+    let by = |id, written| Some(OpenFile { id, written });
+    let all = [
+        by(Some(u32::MAX), true),
+        by(Some(7), false),
+        by(None, true),
+        None,
+    ];
+    for open in all {
+        journal.set_open(cell, open);
+        journal.set_open(further, open);
+        let next = again(journal.words);
+        let nodes = next.nodes();
+        let noted = &nodes[&1];
+        assert_eq!((noted.open, noted.layer, noted.by_name), (open, 3, true));
+        assert_eq!(noted.kind, FileKind::Fifo);
+        assert_eq!(next.further()[0].open, open);
+    }
+}
