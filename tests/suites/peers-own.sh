@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# The tests of the two peers, with our program in their place: peers-own.sh DIR [unionfs|fuse-overlayfs]
+#
+# DIR has checkouts fuse-overlayfs and unionfs-fuse. What is asked of a program's own habits, which ours
+# does not share, is in peers-own.exclude with reasons. On the target fuse-overlayfs its own tests alone.
+. "$(dirname "${BASH_SOURCE[0]}")/third.sh"
+TARGETS=(unionfs fuse-overlayfs)
+third_start "${1:-}" "${2:-}" ram 4G python3 fuse2fs getfattr setfattr setfacl gcc podman fusermount newuidmap
+
+# Under the names that the tests call; what they mount is below $WORK, not /tmp.
+OWN=$WORK/own
+mkdir -p "$OWN"/{bin,tmp,src,dir} "$WORK"/{etc,home,run}
+chmod 1777 "$OWN/tmp" "$OWN/dir"
+if [ "$TARGET" = unionfs ]; then program=$UNIONFS_BIN; else program=$(command -v "$FUSE_OVERLAYFS"); fi
+cp "$program" "$OWN/bin/program"
+ln -s program "$OWN/bin/fuse-overlayfs"
+ln -s ../bin/program "$OWN/src/unionfs"
+ln -s ../bin/program "$OWN/src/unionfsctl"
+cp -r "$SOURCE/fuse-overlayfs/tests" "$OWN/tests"
+cp "$SOURCE/unionfs-fuse/test_all.py" "$OWN/"
+export PATH=$OWN/bin:$PATH TMPDIR=$OWN/tmp
+chmod -R a+rX "$OWN"
+# /dev/fuse for its test as an ordinary user, in this namespace only.
+USER_ID=4242
+{ echo "unionfs-tester:x:$USER_ID:$USER_ID::$WORK/home:/bin/sh"; cat /etc/passwd; } >"$WORK/etc/passwd"
+echo "unionfs-tester:500000:65536" | tee "$WORK/etc/subuid" >"$WORK/etc/subgid"
+for file in passwd subuid subgid; do
+    [ -e "/etc/$file" ] || touch "/etc/$file"
+    mount --bind "$WORK/etc/$file" "/etc/$file"
+done
+mount -t tmpfs -o mode=755,dev tmpfs "$WORK/run"
+mknod -m 666 "$WORK/run/fuse" c 10 229
+mount --bind "$WORK/run/fuse" /dev/fuse
+chown "$USER_ID" "$WORK/home"
+
+# A script of fuse-overlayfs stops at its first failure; `=== Test N: WHAT` begins a case. With patterns
+# of peers-own.cut the lines of a case that cannot be asked are taken out.
+script() { # NAME COMMAND...
+    local name=$1 log=$LOGS/$1.log status=0
+    shift
+    (cd "$OWN/dir" && timeout -k 10 600 "$@") >"$log" 2>&1 </dev/null || status=$?
+    awk -v name="$name" -v status="$status" -v why="$(grep -av -e '^++* \(cd\|umount\|rm\|cleanup\)' "$log" | tail -n 1 | tr -d '\0')" '
+        /^=== / { if (n++) print name "/" last, "ok"; last = n }
+        END { print name "/" (n ? last : "all"), status == 0 ? "ok" : "failed exit status " status ": " why }' "$log" >>"$RESULTS"
+    # What a failed one left mounted.
+    awk -v at="$OWN/" 'index($5, at) == 1 { print $5 }' /proc/self/mountinfo | tac | xargs -r -n 1 umount -l
+    find "$OWN/dir" "$OWN/tmp" -xdev -mindepth 1 -delete 2>/dev/null || true
+}
+for test in "$OWN"/tests/test-*.sh "$OWN/tests/unlink.sh"; do
+    sed -i "s#/tmp/#$OWN/tmp/#g" "$test"
+    script "$(basename "$test" .sh)" bash "$test"
+done
+# The part of it that asks no registry for images of Fedora.
+{
+    echo 'set -xeuo pipefail; PYTHON=python3; mkdir -p lower upper workdir merged'
+    sed -n '/^mkdir merged\/a-directory/,$p' "$OWN/tests/fedora-installs.sh" \
+        | sed '/^touch merged\/usr 2/d' | sed '1i fuse-overlayfs -o lowerdir=lower,upperdir=upper,workdir=workdir,suid,dev merged'
+} >"$OWN/tests/issues.sh"
+script issues bash "$OWN/tests/issues.sh"
+chown "$USER_ID" "$OWN/dir"
+script unpriv setpriv --reuid "$USER_ID" --regid "$USER_ID" --clear-groups env "HOME=$WORK/home" sh "$OWN/tests/unpriv.sh"
+
+# unionfs-fuse: a line for each of Python's cases.
+if [ "$TARGET" = unionfs ]; then
+    log=$LOGS/unionfs-fuse.log
+    (cd "$OWN" && timeout -k 10 300 python3 test_all.py -v) >"$log" 2>&1 </dev/null || true
+    awk '/ \.\.\. / && match($0, /\(__main__\.[^)]*\)/) { class = substr($0, RSTART + 10, RLENGTH - 11); sub(/\..*/, "", class); test = $1 }
+        test && / \.\.\. skipped/ { print "unionfs-fuse/" class "." test, "skipped"; test = ""; next }
+        test && /(ok|FAIL|ERROR)$/ { print "unionfs-fuse/" class "." test, $NF == "ok" ? "ok" : "failed " $NF; test = "" }' "$log" >>"$RESULTS"
+fi
+judge
