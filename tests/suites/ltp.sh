@@ -4,26 +4,31 @@
 # Its groups fs, fs_perms_simple and dio, and of the group syscalls what works on files, each with its
 # TMPDIR in a directory of a lower. What makes a file system of its own instead is left out, as it never
 # comes to this one. The long ones take LTP_LENGTH seconds (5) each, and none more than LTP_SECONDS (120).
-# LTP_CASES="rename01 gf*" runs only these.
+# LTP_GROUPS="fs dio" and LTP_CASES="rename01 gf*" run only these.
 . "$(dirname "${BASH_SOURCE[0]}")/third.sh"
 third_start "${1:-}" "${2:-}" ram 4G autoconf make cc
 
-export LTPROOT=$SOURCE
 build() {
     cd "$SOURCE" || return 1
+    [ ! -x testcases/kernel/syscalls/write/write01 ] || return 0
     [ -x configure ] || make autotools || return 1
     [ -e include/mk/config.mk ] || ./configure --disable-metadata || return 1
     make -j2 -C lib && make -j2 -C libs || return 1
     # Some need libraries that are not here; what is not built is not run.
     make -k -j2 -C testcases/kernel/fs
     make -k -j2 -C testcases/kernel/syscalls
+    make -k -j2 -C testcases/kernel/io
     make -k -j2 -C testcases/lib
-    [ -x testcases/kernel/syscalls/open/open01 ]
+    [ -x testcases/kernel/syscalls/write/write01 ]
 }
 build >"$LOGS/build.log" 2>&1 || die "cannot build it: $(tail -n 3 "$LOGS/build.log")"
-mkdir "$BASE/bin"
+# As an installed LTP has it: programs that a test copies are in there too.
+export LTPROOT=$BASE/ltp
+mkdir -p "$BASE/bin" "$LTPROOT/testcases"
+ln -s "$BASE/bin" "$LTPROOT/testcases/bin"
 find "$SOURCE/testcases" -type f -perm -u+x ! -name '*.sh' ! -name '*.[ch]' -exec ln -sft "$BASE/bin" {} +
 find "$SOURCE/testcases" -type f -name '*.sh' -exec ln -sft "$BASE/bin" {} +
+install -m 755 "$SOURCE/testcases/kernel/fs/doio/rwtest" "$BASE/bin/"
 export PATH=$PATH:$BASE/bin
 
 # The system calls that work on files.
@@ -36,7 +41,7 @@ FILES+='|symlink(at)?|syncfs|sync_file_range|umask|unlink(at)?|u?ftime|utimes?|u
 # cases: the lines `NAME COMMAND` to be run.
 cases() {
     local group name command
-    for group in fs fs_perms_simple dio syscalls; do
+    for group in ${LTP_GROUPS:-fs fs_perms_simple dio syscalls}; do
         while read -r name command; do
             case $name in '' | \#*) continue ;; esac
             [ $group != syscalls ] || [[ $name =~ ^$FILES$ ]] || continue
@@ -61,8 +66,8 @@ wanted() {
 own_device() {
     local program=${1%% *} file
     file=$(readlink "$BASE/bin/$program") || return 1
-    [ -e "$file.c" ] || file=${file%_64}
-    grep -qsE '\.(needs_device|mount_device|all_filesystems|needs_rofs|needs_overlay)|tst_acquire_device|TST_(NEEDS|MOUNT)_DEVICE' "$file.c" "$file"
+    [[ $file == *.sh ]] || file=${file%_64}.c
+    grep -qsE '\.(needs_device|mount_device|all_filesystems|needs_rofs|needs_overlay)|tst_acquire_device|TST_(NEEDS|MOUNT)_DEVICE=1' "$file"
 }
 
 mkdir -p "$WORK"/{empty,lower/inside/deep,upper,work,mnt}
