@@ -64,8 +64,14 @@ done
 ! wanted issues || script issues bash "$OWN/tests/issues.sh"
 # As an ordinary user, with whiteouts as files, which is our default.
 chown "$USER_ID" "$OWN/dir"
-! wanted unpriv || script unpriv setpriv --reuid "$USER_ID" --regid "$USER_ID" --clear-groups env "HOME=$WORK/home" FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT=1 \
-    sh "$OWN/tests/unpriv.sh"
+as_user=(setpriv --reuid "$USER_ID" --regid "$USER_ID" --clear-groups env "HOME=$WORK/home" FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT=1)
+for part in unpriv unpriv-xattr; do
+    case $part in
+    unpriv) sed '/^# xattr_permissions/,$d' "$OWN/tests/unpriv.sh" >"$OWN/tests/$part" ;;
+    *) { echo 'set -ex'; sed '1,/^# xattr_permissions/d' "$OWN/tests/unpriv.sh"; } >"$OWN/tests/$part" ;;
+    esac
+    ! wanted $part || script $part "${as_user[@]}" sh "$OWN/tests/$part"
+done
 
 # unionfs-fuse: each of Python's cases by itself, as the next one would not find its way after a failure.
 if [ "$TARGET" = unionfs ] && wanted unionfs-fuse; then
@@ -73,7 +79,7 @@ if [ "$TARGET" = unionfs ] && wanted unionfs-fuse; then
     for test in $(awk '/^class/ { sub(/\(.*/, "", $2); class = $2 } /^\tdef test_/ { sub(/\(.*/, "", $2); print class "." $2 }' test_all.py); do
         log=$LOGS/unionfs-fuse-$test.log
         # As its authors do: root could do anything.
-        if timeout -k 10 60 setpriv --reuid "$USER_ID" --regid "$USER_ID" --clear-groups env "HOME=$WORK/home" python3 test_all.py "$test" >"$log" 2>&1 </dev/null; then
+        if timeout -k 10 60 "${as_user[@]}" python3 test_all.py "$test" >"$log" 2>&1 </dev/null; then
             echo "unionfs-fuse/$test ok"
         else
             echo "unionfs-fuse/$test failed $(grep -a 'Error' "$log" | tail -n 1 | cut -c1-160)"

@@ -17,6 +17,8 @@ git -C "$WORK/lower/git" add . && git -C "$WORK/lower/git" commit -qm first
 state "$WORK/lower" >"$LOGS/lower.before"
 mount_target "$WORK/mnt" "$WORK/empty:$WORK/lower" "$WORK/upper" "$WORK/work"
 M=$WORK/mnt
+# fio leaves a file where it is started.
+cd "$BASE"
 
 [ -n "$LOADFILE" ] || die "dbench's client.txt is not there"
 check "dbench, 4 clients" 180 dbench -c "$LOADFILE" -D "$M/dbench" -t 30 4 || true
