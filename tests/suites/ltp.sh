@@ -53,10 +53,10 @@ cases() {
         done <"$SOURCE/runtest/$group"
     done
 }
+read -ra WANTED <<<"${LTP_CASES:-*}"
 wanted() {
     local pattern
-    [ -n "${LTP_CASES:-}" ] || return 0
-    for pattern in $LTP_CASES; do
+    for pattern in "${WANTED[@]}"; do
         # shellcheck disable=SC2053 # a pattern on purpose
         [[ $1 != $pattern ]] || return 0
     done
