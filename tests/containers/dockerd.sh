@@ -44,7 +44,7 @@ seen() {
 docker_scenario() {
     mkdir "$OUT/$DRIVER"
     run "import" 120 docker import "$WORK/base.tar" base || return 0
-    run "build" 400 docker build --network none --build-arg NODES=yes -t steps "$WORK/context" -f "$WORK/context/Containerfile" || return 0
+    run "build" 900 docker build --network none --build-arg NODES=yes -t steps "$WORK/context" -f "$WORK/context/Containerfile" || return 0
     run "build from the cache" 60 bash -euo pipefail -c '
         docker build --network none --build-arg NODES=yes -t again "$1" -f "$1/Containerfile" | tee /dev/stderr | grep -c "Using cache"
         test "$(docker inspect -f "{{.Id}}" steps)" = "$(docker inspect -f "{{.Id}}" again)"' - "$WORK/context"

@@ -148,7 +148,7 @@ scenario_build() {
     # crun wants to raise a limit for a cgroup's devices, which a test machine may not allow.
     BUILD=(podman build --runtime runc --network=none --cap-add=MKNOD --build-arg "NODES=$nodes" -t steps
         -f "$WORK/context/Containerfile" "$WORK/context")
-    step "build" 400 "${BUILD[@]}" || return 1
+    step "build" 900 "${BUILD[@]}" || return 1
     facts_of build image steps
     layers_of build steps
     keep build.history 60 podman history --no-trunc --format '{{.CreatedBy}}' steps
