@@ -3,7 +3,7 @@
 #
 # Its groups fs, fs_perms_simple and dio, and of the group syscalls what works on files, each with its
 # TMPDIR in a directory of a lower. What makes a file system of its own instead is left out, as it never
-# comes to this one. The long ones take LTP_LENGTH seconds (5) each, and none more than LTP_SECONDS (120).
+# comes to this one. The long ones take LTP_LENGTH seconds (5) each, and none more than LTP_SECONDS (300).
 # LTP_GROUPS="fs dio" and LTP_CASES="rename01 gf*" run only these.
 . "$(dirname "${BASH_SOURCE[0]}")/third.sh"
 third_start "${1:-}" "${2:-}" ram 4G autoconf make cc
@@ -87,7 +87,7 @@ while read -r name command; do
     fi
     command=$(sed -E "s/ -L [0-9]+/ -L $LENGTH/; s/ -i [0-9]+s/ -i ${LENGTH}s/" <<<"$command")
     mkdir -p "$TMPDIR/cwd"
-    (cd "$TMPDIR/cwd" && timeout -k 10 "${LTP_SECONDS:-120}" bash -c "$command") >"$log" 2>&1 </dev/null || status=$?
+    (cd "$TMPDIR/cwd" && timeout -k 10 "${LTP_SECONDS:-300}" bash -c "$command") >"$log" 2>&1 </dev/null || status=$?
     # LTP: 1 failed, 2 broken, 4 a warning, 32 not for this machine or file system.
     case $status in
     0) echo "$name ok" ;;
