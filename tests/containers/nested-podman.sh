@@ -43,7 +43,7 @@ COPY storage.conf containers.conf /etc/containers/
 COPY base.tar /base.tar
 END
 step "import" 120 podman import -q "$WORK/base.tar" base
-step "image with podman in it" 400 podman build --runtime runc --network=host -q "${PROXIES[@]}" -t outer \
+step "image with podman in it" 900 podman build --runtime runc --network=host -q "${PROXIES[@]}" -t outer \
     -f "$WORK/context/Containerfile.outer" "$WORK/context" || exit 1
 
 # in_outer NAME SECONDS SCRIPT
@@ -51,7 +51,7 @@ in_outer() {
     step "$1" "$2" podman run --rm --privileged --network=none -v inner:/store -v "$WORK/context:/context:ro" \
         outer bash -euxo pipefail -c "$3"
 }
-in_outer "the inner store on a volume: import, run, diff, commit" 240 '
+in_outer "the inner store on a volume: import, run, diff, commit" 600 '
     podman info | grep -A3 overlay.mount_program | grep unionfs
     podman import -q /base.tar base
     podman run --name first --network=none base sh -euc "
@@ -63,7 +63,7 @@ in_outer "the inner store on a volume: import, run, diff, commit" 240 '
         test -z \"\$(ls /usr/share/doc/bash)\""'
 nodes=yes
 [ "$TARGET" = rootful ] || nodes=no
-in_outer "the inner store after a new start: build" 400 "
+in_outer "the inner store after a new start: build" 900 "
     podman run --rm --network=none second test -e /srv/tar
     podman build --runtime runc --network=none --cap-add=MKNOD --build-arg NODES=$nodes -q -t steps -f /context/Containerfile /context
     podman run --rm --network=none steps sh -euc 'test -e /t/renamed; test ! -e /usr/share/doc/sed/copyright'
