@@ -39,10 +39,21 @@ pub(crate) fn notes(peers: &[Peer]) -> Vec<(String, String)> {
             "ext4 on loop images in memory, noatime; a new one for each upper".to_owned(),
         ),
     ];
+    notes.extend(halt_poll().map(|text| ("idle processors".to_owned(), text)));
     for peer in peers {
         notes.push((peer.name.clone(), peers::version(&peer.kind)));
     }
     notes
+}
+
+/// In a virtual machine: how long an idle processor looks for work before it halts. What wakes a halted one leaves
+/// the machine, which costs several times what a request does.
+fn halt_poll() -> Option<String> {
+    let text = fs::read_to_string("/sys/module/haltpoll/parameters/guest_halt_poll_ns").ok()?;
+    let micros = text.trim().parse::<u64>().ok()? / 1000;
+    Some(format!(
+        "look for work for at most {micros} us before they halt (guest_halt_poll_ns; the kernel's default is 200 us)"
+    ))
 }
 
 /// How often somebody had the kernel drop its caches, since it started.
