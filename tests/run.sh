@@ -170,7 +170,13 @@ lane_containers() {
     suite "containerd's calls" tests/containers/containerd.sh
     suite "kinds of layers, nested unions" tests/containers/nested-layers.sh
 }
-run_lanes core posix data containers
+# Limits of time are for hangs; still, no more lanes than processors.
+if [ "$(nproc)" -ge 4 ]; then
+    run_lanes core posix data containers
+else
+    run_lanes core posix
+    run_lanes data containers
+fi
 
 echo
 printf '%s\n' "${summary[@]}"
