@@ -42,6 +42,8 @@ fn killed(test: &str, form: WhiteoutForm, warm: bool) {
         let output = part.wait_with_output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{text}");
+        // A name that no test has would be a success as well.
+        assert!(text.contains("killed by SIGKILL"), "{test} did not run");
         eprint!("{text}");
     }
 }
