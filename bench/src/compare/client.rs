@@ -8,7 +8,7 @@
 use std::fs;
 use std::io::{BufRead, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use nix::sched::CloneFlags;
@@ -126,19 +126,15 @@ fn measure(args: &Args) -> Result<Figures> {
     let kind = Kind::from_text(&args.peer)?;
     let workload = work::find(&args.workload).ok_or("no such workload")?;
     let sizes = Sizes::new(args.small);
-    let at = |name: &str| args.store.join(name);
-    let dirs = Dirs {
-        lowers: super::store::lowers(&args.layers),
-        upper: at("upper"),
-        work: at("work"),
-        mnt: match kind {
-            Kind::Plain => args.store.clone(),
-            _ => at("mnt"),
-        },
-    };
-    if workload.cold {
+    let dirs = directories(args, &kind);
+    match kind {
+        // What it serves was mounted just now, while the layers of others are in memory.
+        Kind::Mirror(_) => read_all(&args.store)?,
         // The layers are as warm for the first peer as for the last.
-        work::tools::walk(&args.layers)?;
+        _ if workload.cold => {
+            work::tools::walk(&args.layers)?;
+        }
+        _ => {}
     }
     let mounted = Mounted::new(&kind, &dirs, args.rootless)?;
     let context = Context {
@@ -175,6 +171,38 @@ fn measure(args: &Args) -> Result<Figures> {
         daemon: daemon_used,
         memory,
     })
+}
+
+fn directories(args: &Args, kind: &Kind) -> Dirs {
+    let lowers = super::store::lowers(&args.layers);
+    let at = |name: &str| args.store.join(name);
+    // What one directory has is in it from the start; a mount over itself would hide it, and be part of it.
+    let beside = |name: &str| args.store.with_file_name(super::store::BESIDE).join(name);
+    match kind {
+        Kind::Mirror(_) => Dirs {
+            lowers,
+            upper: args.store.clone(),
+            work: beside("work"),
+            mnt: beside("mnt"),
+        },
+        _ => Dirs {
+            lowers,
+            upper: at("upper"),
+            work: at("work"),
+            mnt: match kind {
+                Kind::Plain => args.store.clone(),
+                _ => at("mnt"),
+            },
+        },
+    }
+}
+
+/// Names and data of everything below `dir`, into the page cache.
+fn read_all(dir: &Path) -> Result<()> {
+    for file in work::tools::walk(dir)? {
+        std::io::copy(&mut fs::File::open(&file)?, &mut std::io::sink())?;
+    }
+    Ok(())
 }
 
 /// Of this process and the children it waited for; the daemon is none of them yet.
@@ -249,6 +277,24 @@ fn peak_memory(pid: u32) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_of_the_daemon_is_in_what_the_mirror_shows() {
+        let args = Args {
+            peer: String::new(),
+            workload: String::new(),
+            layers: "/b/layers".into(),
+            store: "/b/run".into(),
+            small: true,
+            rootless: false,
+        };
+        let dirs = directories(&args, &Kind::Mirror("/bin/passthrough_hp".into()));
+        assert_eq!(dirs.upper, args.store);
+        assert!(!dirs.mnt.starts_with(&args.store) && !dirs.work.starts_with(&args.store));
+        assert_eq!(directories(&args, &Kind::Plain).mnt, args.store);
+        let ours = directories(&args, &Kind::Unionfs("/bin/unionfs".into(), None));
+        assert!(ours.upper.starts_with(&args.store) && ours.upper != args.store);
+    }
 
     #[test]
     fn figures_are_read_as_written() {

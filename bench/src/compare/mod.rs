@@ -3,6 +3,7 @@
 pub(crate) mod client;
 mod data;
 mod debian;
+mod floor;
 mod machine;
 mod peers;
 mod report;
@@ -34,12 +35,15 @@ const OURS: &str = "unionfs";
 /// Options of a comparison.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Only these: plain, overlayfs, fuse-overlayfs, unionfs-fuse, unionfs, or a name from --unionfs
+    /// Only these: plain, overlayfs, mirror, fuse-overlayfs, unionfs-fuse, unionfs, or a name from --unionfs
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
     /// A fuse-overlayfs to measure, beside or instead of the one in PATH; may be given again
     #[arg(long, value_name = "PATH")]
     fuse_overlayfs: Vec<PathBuf>,
+    /// libfuse's example passthrough_hp, to show one directory: what FUSE takes without a union
+    #[arg(long, value_name = "PATH")]
+    mirror: Option<PathBuf>,
     /// The unionfs-fuse to measure, instead of the one in PATH
     #[arg(long, value_name = "PATH")]
     unionfs_fuse: Option<PathBuf>,
@@ -158,6 +162,10 @@ fn peers(args: &Args, store: &Store) -> Result<Vec<Peer>> {
         peer("plain", Kind::Plain),
         peer("overlayfs", Kind::Overlayfs),
     ];
+    if let Some(program) = &args.mirror {
+        let program = store.program(floor::MIRROR, program)?;
+        all.push(peer(floor::MIRROR, Kind::Mirror(program)));
+    }
     let given = args.fuse_overlayfs.iter().cloned();
     for (n, program) in in_path("fuse-overlayfs")
         .into_iter()

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::floor;
 use super::round::{Cell, Results};
 use super::stats::{self, Measure};
 use super::svg;
@@ -27,7 +28,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    fn cell(&self, workload: &Workload, peer: &str) -> Option<&Cell> {
+    pub(super) fn cell(&self, workload: &Workload, peer: &str) -> Option<&Cell> {
         self.results.get(&(workload.name, peer.to_owned()))
     }
 
@@ -48,13 +49,19 @@ impl Report {
 
     /// Which of them are ours: those that are nobody else.
     pub(crate) fn is_ours(peer: &str) -> bool {
-        let others = ["plain", REFERENCE, "fuse-overlayfs", "unionfs-fuse"];
+        let others = [
+            "plain",
+            REFERENCE,
+            floor::MIRROR,
+            "fuse-overlayfs",
+            "unionfs-fuse",
+        ];
         let first = peer.split(' ').next().unwrap_or(OURS);
         !others.contains(&first)
     }
 
     /// What one of ours has to reach.
-    fn bound(&self, workload: &Workload, peer: &str) -> f64 {
+    pub(super) fn bound(&self, workload: &Workload, peer: &str) -> f64 {
         match self.rootless || peer.split(' ').any(|word| word == "none") {
             true => workload.bounds.1,
             false => workload.bounds.0,
@@ -94,6 +101,7 @@ impl Report {
         text += &self.means();
         text += &self.untar_costs();
         text += &self.spread();
+        text += &floor::lines(self);
         text += &format!("\n### Requests of one run\n\n{}", self.requests());
         text += &format!("\n### Processor time and memory\n\n{}", self.costs());
         text += &self.failures();
@@ -310,7 +318,7 @@ fn code_if_command(word: &str, value: &str) -> String {
     }
 }
 
-fn absolute(measure: Measure, figure: f64) -> String {
+pub(super) fn absolute(measure: Measure, figure: f64) -> String {
     match measure {
         Measure::Throughput => format!("{:.0} MiB/s", figure / f64::from(1 << 20)),
         Measure::Time | Measure::Latency => format!("{:.2} ms", figure * 1000.0),

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::client::Figures;
-use super::peers::{Kind, Peer};
+use super::peers::Peer;
 use super::stats::Measure;
 use super::store::{FIRST_ID, IDS, Store};
 use super::trace::{self, Counts, Tracer};
@@ -92,7 +92,7 @@ impl Runner {
                     let cell = results
                         .entry((workload.name, peer.name.clone()))
                         .or_default();
-                    if cell.failure.is_none() {
+                    if !cell.figures.is_empty() && cell.failure.is_none() {
                         cell.requests = self.counted(peer, workload)?;
                     }
                 }
@@ -104,8 +104,8 @@ impl Runner {
     fn timed(
         &mut self, peer: &Peer, workload: &Workload, round: usize, cell: &mut Cell,
     ) -> Result<()> {
-        // Nothing is copied up in a plain directory.
-        let senseless = peer.kind == Kind::Plain && workload.measure == Measure::Latency;
+        // Nothing is copied up in one directory.
+        let senseless = peer.kind.is_one_directory() && workload.measure == Measure::Latency;
         if senseless || cell.failure.is_some() {
             return Ok(());
         }
@@ -173,7 +173,7 @@ impl Runner {
         &mut self, peer: &Peer, workload: &Workload, count: bool,
     ) -> Result<std::result::Result<(Figures, Option<Counts>), String>> {
         let store = match peer.kind {
-            Kind::Plain => {
+            _ if peer.kind.is_one_directory() => {
                 let template = self.template()?;
                 self.store.plain(&template, workload.changes)?
             }

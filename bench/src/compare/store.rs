@@ -37,6 +37,9 @@ const INODES: &str = "250000";
 /// The image at `run`.
 const RUN: &str = "run.img";
 
+/// Where a peer has what must not be in the directory it shows.
+pub(crate) const BESIDE: &str = "beside";
+
 /// First of the ids that an ordinary user has in his namespace.
 pub(crate) const FIRST_ID: u32 = 100_000;
 pub(crate) const IDS: u32 = 65_536;
@@ -72,10 +75,11 @@ impl Store {
                 .arg(&at),
         )?;
         store.mounted.push(at);
-        for dir in ["bin", "layers", "run"] {
+        for dir in ["bin", "layers", "run", BESIDE] {
             fs::create_dir(store.path(dir))?;
         }
         if rootless {
+            give_away(&store.path(BESIDE))?;
             store.open_device()?;
         }
         Ok(store)
