@@ -152,19 +152,27 @@ pub struct Shown {
     xattrs: BTreeMap<OsString, Vec<u8>>,
 }
 
+/// What was asked of the object at a path.
+#[track_caller]
+fn told<T>(path: &Path, result: std::io::Result<T>) -> T {
+    result.unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All objects below a directory, by their paths.
 pub fn shown(root: &Path) -> BTreeMap<PathBuf, Shown> {
     let mut all = BTreeMap::new();
     let mut todo = vec![root.to_owned()];
     while let Some(path) = todo.pop() {
-        let meta = fs::symlink_metadata(&path).unwrap();
+        let meta = told(&path, fs::symlink_metadata(&path));
         let content = if meta.is_dir() {
-            let entries = fs::read_dir(&path).unwrap();
-            todo.extend(entries.map(|entry| entry.unwrap().path()));
+            let entries = told(&path, fs::read_dir(&path));
+            todo.extend(entries.map(|entry| told(&path, entry).path()));
             Vec::new()
         } else if meta.is_symlink() {
-            fs::read_link(&path).unwrap().into_os_string().into_vec()
+            let target = told(&path, fs::read_link(&path));
+            target.into_os_string().into_vec()
         } else {
-            fs::read(&path).unwrap()
+            told(&path, fs::read(&path))
         };
         let shown = Shown {
             mode: meta.mode(),
@@ -204,34 +212,76 @@ pub fn differences(
         .collect()
 }
 
+/// Says with any failure of a round, of whichever check, what was done.
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+/// What became of the work of a round.
+#[derive(Default)]
+struct Worked {
+    /// The operation that was not answered, and what it got instead.
+    unanswered: Option<(Op, Errno)>,
+    /// All operations, each with its result.
+    log: Vec<String>,
+}
+
+impl Worked {
+    /// The last operations.
+    fn end(&self) -> String {
+        let from = self.log.len().saturating_sub(12);
+        self.log[from..].join("\n  ")
+    }
+}
+
 /// Runs operations on the mount until it breaks; each that was answered is done to the plain
-/// directory too, with the same result. Returns the one that was not answered.
-fn work(mnt: &Path, plain: &Path, mut random: Random, started: &mpsc::Sender<()>) -> Option<Op> {
+/// directory too, with the same result.
+fn work(mnt: &Path, plain: &Path, seed: u64, started: &mpsc::Sender<()>) -> Worked {
+    let mut random = Random(seed);
+    let mut worked = Worked::default();
     for step in 0..400 {
         let op = Op::random(&mut random);
         if step == 3 {
             let _ = started.send(());
         }
-        match op.apply(mnt) {
-            Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED) => return Some(op),
-            got => assert_eq!(got, op.apply(plain), "left: union, right: plain, of {op:?}"),
+        let got = op.apply(mnt);
+        worked.log.push(format!("{step}: {op:?} = {got:?}"));
+        if let Err(gone @ (Errno::NOTCONN | Errno::CONNABORTED | Errno::CONNREFUSED)) = got {
+            worked.unanswered = Some((op, gone));
+            break;
         }
+        let wanted = op.apply(plain);
+        let done = worked.end();
+        assert_eq!(
+            got, wanted,
+            "left: union, right: plain; seed {seed}:\n  {done}"
+        );
     }
-    None
+    worked
 }
 
 /// One round: work, kill, mount again, compare.
-fn round(m: &mut Mount, plain: &Path, seed: u64) {
+fn round(m: &mut Mount, plain: &Path, seed: u64, options: &str) {
     let mnt = m.path().to_owned();
     let pid = Pid::from_raw(m.pid()).unwrap();
     let (started, start) = mpsc::channel();
     let directory = plain.to_owned();
-    let worker = thread::spawn(move || work(&mnt, &directory, Random(seed), &started));
-    let mut random = Random(seed ^ 0x5555);
-    let _ = start.recv_timeout(Duration::from_secs(20));
-    thread::sleep(Duration::from_micros(random.below(25_000)));
+    let delay = Duration::from_micros(Random(seed ^ 0x5555).below(25_000));
+    let mut told = Told(format!(
+        "{options}, seed {seed}: {pid:?} to be killed {delay:?} after step 3"
+    ));
+    let worker = thread::spawn(move || work(&mnt, &directory, seed, &started));
+    let begun = start.recv_timeout(Duration::from_secs(20));
+    thread::sleep(delay);
     kill_process(pid, Signal::KILL).unwrap();
-    let unanswered = worker.join().unwrap();
+    let worked = worker.join().expect("the work, as told above");
+    told.0 = format!("{}, begun: {begun:?}, work:\n  {}", told.0, worked.end());
     rustix::mount::unmount(m.path(), UnmountFlags::DETACH).unwrap();
     m.ended().unwrap();
     m.mount_again();
@@ -240,14 +290,14 @@ fn round(m: &mut Mount, plain: &Path, seed: u64) {
     if before.is_empty() {
         return;
     }
-    let Some(op) = unanswered else {
-        panic!("seed {seed}: all was answered, and differs: {before:#?}");
+    let Some((op, gone)) = worked.unanswered else {
+        panic!("all was answered, and differs: {before:#?}");
     };
     let result = op.apply(plain);
     let after = differences(&got, &shown(plain));
     assert!(
         after.is_empty(),
-        "seed {seed}: {op:?} ({result:?}) is neither undone: {before:#?}\nnor done: {after:#?}"
+        "{op:?} ({gone:?}; {result:?} on plain) is neither undone: {before:#?}\nnor done: {after:#?}"
     );
 }
 
@@ -284,8 +334,9 @@ fn survives(dialect: Dialect, options: &str, seed: u64) {
     spec::build(&plain, &lower, false);
     spec::build(&plain, &items, false);
     for n in 0..rounds() {
-        round(&mut m, &plain, seed + n);
+        round(&mut m, &plain, seed + n, options);
     }
+    let _told = Told(format!("{options}, after the rounds from seed {seed}"));
     m.remount();
     let left = differences(&shown(m.path()), &shown(&plain));
     assert!(left.is_empty(), "after a last remount: {left:#?}");
@@ -312,7 +363,7 @@ fn killed_rename(options: &str, seed: u64) {
         .map(|n| format!("d/s{}/f{n}={}", n % 7, "y".repeat(5000)))
         .collect();
     let mut random = Random(seed);
-    for _ in 0..rounds() {
+    for n in 0..rounds() {
         let mut m = Stack::new()
             .upper(["d/s1/up", "d/s2/wh(f2)", "t/"])
             .lower(items.clone())
@@ -320,20 +371,25 @@ fn killed_rename(options: &str, seed: u64) {
         let before = shown(&m.p("d"));
         let pid = Pid::from_raw(m.pid()).unwrap();
         let (from, to) = (m.p("d"), m.p("t/e"));
+        let delay = Duration::from_micros(random.below(80_000));
+        let mut told = Told(format!(
+            "{options}, round {n}: {pid:?} to be killed after {delay:?}"
+        ));
         let worker = thread::spawn(move || rustix::fs::rename(from, to));
-        thread::sleep(Duration::from_micros(random.below(80_000)));
+        thread::sleep(delay);
         kill_process(pid, Signal::KILL).unwrap();
-        let done = worker.join().unwrap().is_ok();
+        let done = worker.join().unwrap();
+        told.0 = format!("{}, the rename: {done:?}", told.0);
         rustix::mount::unmount(m.path(), UnmountFlags::DETACH).unwrap();
         m.ended().unwrap();
         m.mount_again();
         let is_there = |name: &str| fs::symlink_metadata(m.p(name)).is_ok();
         let (old, new) = (is_there("d"), is_there("t/e"));
         assert!(old != new, "old name: {old}, new name: {new}");
-        assert!(new || !done, "the answered rename is undone");
+        assert!(new || done.is_err(), "the answered rename is undone");
         let at = m.p(if new { "t/e" } else { "d" });
         let left = differences(&shown(&at), &before);
-        assert!(left.is_empty(), "{options}, moved: {new}: {left:#?}");
+        assert!(left.is_empty(), "moved: {new}: {left:#?}");
     }
 }
 
