@@ -4,7 +4,6 @@ use std::os::fd::BorrowedFd;
 
 use crate::sys::{self, Errno, FileKind, Result};
 
-use super::ability::set_record;
 use super::elsewhere::{self, REDIRECT_ATTRS, Record};
 use super::{name, origin};
 
@@ -28,6 +27,8 @@ const OPAQUE_ATTRS: [&[u8]; 3] = [
     b"user.overlay.opaque",
     b"user.fuseoverlayfs.opaque",
 ];
+/// setxattr(2): the attribute may not be there.
+const CREATE: u32 = 1;
 /// Attributes that make an empty file a whiteout, in a directory marked `x`.
 const WHITEOUT_ATTRS: [&[u8]; 2] = [b"trusted.overlay.whiteout", b"user.overlay.whiteout"];
 
@@ -77,14 +78,37 @@ pub(crate) fn is_xattr_whiteout(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool
 }
 
 /// Marks a directory opaque by attribute: overlayfs's own one, or where that needs rights that we
-/// do not have, the one that overlayfs reads with `userxattr` and fuse-overlayfs always.
+/// do not have, the one that overlayfs reads with `userxattr` and fuse-overlayfs always. Where it says
+/// that the directory holds xattr whiteouts, which have to go on hiding, the next one is used.
 pub(crate) fn set_attr(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
-    set_record(dir, entry, [OPAQUE_ATTRS[0], OPAQUE_ATTRS[1]], b"y")
+    let mut result = Err(Errno::OPNOTSUPP);
+    for attr in OPAQUE_ATTRS {
+        result = match sys::xattr::set(dir, entry, attr, b"y", CREATE) {
+            Err(Errno::EXIST) => match sys::xattr::get(dir, entry, attr)?.as_deref() {
+                Some(b"x") => continue,
+                Some(b"y") => return Ok(()),
+                _ => sys::xattr::set(dir, entry, attr, b"y", 0),
+            },
+            result => result,
+        };
+        if !matches!(result, Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS)) {
+            break;
+        }
+    }
+    result
 }
 
 /// Removes the attributes that [`set_attr`] may have set.
 pub(crate) fn clear_attr(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<()> {
-    for attr in [b"trusted.overlay.opaque".as_slice(), b"user.overlay.opaque"] {
+    for attr in OPAQUE_ATTRS {
+        let is_set = match sys::xattr::get(dir, entry, attr) {
+            Ok(value) => value.as_deref() == Some(b"y"),
+            Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => false,
+            Err(e) => return Err(e),
+        };
+        if !is_set {
+            continue;
+        }
         match sys::xattr::remove(dir, entry, attr) {
             Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => {}
             Err(e) => return Err(e),
@@ -118,4 +142,38 @@ pub(crate) fn clear_all(dir: BorrowedFd<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn an_opaque_directory_goes_on_holding_xattr_whiteouts() {
+        let dir = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(dir.path()).unwrap();
+        let fd = fd.as_fd();
+        let mut said = 0;
+        for attr in [FOR_ROOT, FOR_USERS] {
+            if sys::xattr::set(fd, b"", attr, b"x", 0).is_err() {
+                // Not by this user, or not on this filesystem.
+                continue;
+            }
+            said += 1;
+            set_attr(fd, b"").unwrap();
+            let marks = read(fd).unwrap();
+            assert!(marks.opaque && marks.xattr_whiteouts, "{marks:?}");
+            set_attr(fd, b"").unwrap();
+            clear_attr(fd, b"").unwrap();
+            let marks = read(fd).unwrap();
+            assert!(!marks.opaque && marks.xattr_whiteouts, "{marks:?}");
+        }
+        assert!(
+            said > 0,
+            "no attribute can be set in {}",
+            dir.path().display()
+        );
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
-use crate::process::{abort, alive, daemons, device_of, finish, unionfs, wait_for};
+use crate::process::{abort, alive, daemons, device_of, finish, held_elsewhere, unionfs, wait_for};
 
 /// What nobody may see or change through the mount.
 pub const SECRET: &str = "what lies beside the layers";
@@ -135,7 +135,13 @@ impl Bare {
         });
         done.expect("busy").unwrap();
         let live = self.live.take().unwrap();
-        let gone = wait_for(STEP, || (!alive(live.pid)).then_some(()));
+        let is_gone = || (!alive(live.pid)).then_some(());
+        let mut gone = wait_for(STEP, is_gone);
+        if gone.is_none() && held_elsewhere(live.connection) {
+            // Somebody's `unshare -m` of the meantime has a copy of the mount, nobody knows for how long.
+            abort(live.connection);
+            gone = wait_for(STEP, is_gone);
+        }
         live.stop.send(()).ok();
         assert!(!live.watcher.join().unwrap(), "the mount hung");
         assert!(gone.is_some(), "the daemon does not end");
