@@ -109,8 +109,14 @@ impl Union {
     ) -> Result<()> {
         let path = inode.union_path();
         let name = path.rsplit(|&b| b == b'/').next().unwrap_or_default();
-        let is_sibling =
-            Arc::ptr_eq(moved.parent, there.parent) && moved.parent.union_path_with(name) == path;
+        // A directory that was made at that path since, or is opaque, has no parts there to look beside.
+        let beside = moved.parent.stack();
+        let is_beside = |layer| beside.iter().any(|part| part.layer == layer);
+        let stack = inode.stack();
+        let mut lowers = stack.iter().filter(|part| part.layer > 0);
+        let is_sibling = Arc::ptr_eq(moved.parent, there.parent)
+            && moved.parent.union_path_with(name) == path
+            && lowers.all(|part| is_beside(part.layer));
         let value = if is_sibling {
             name.to_vec()
         } else {

@@ -45,6 +45,23 @@ fn numbers(root: &Path) -> BTreeMap<PathBuf, (u64, u32, u32, u32, i64, u64)> {
 }
 
 dialects! {
+    /// In a directory that was made at the path where the lowers have it, it is not found beside.
+    fn within_a_new_directory_at_its_old_path(dialect) {
+        for mode in MODES {
+            let lower = ["a/s/u/f=1", "a/s/u/g=2", "a/k"];
+            let mut m = Stack::of(dialect).lower(lower).mount_with(mode);
+            fs::rename(m.p("a/s"), m.p("b")).unwrap();
+            fs::create_dir(m.p("a/s")).unwrap();
+            fs::rename(m.p("b/u"), m.p("a/s/z")).unwrap();
+            fs::rename(m.p("a/s/z"), m.p("a/s/w")).unwrap();
+            m.remount();
+            assert_eq!(fs::read(m.p("a/s/w/f")).unwrap(), b"1", "{mode}");
+            fs::rename(m.p("a/s"), m.p("c")).unwrap();
+            m.remount();
+            assert_eq!(fs::read(m.p("c/w/g")).unwrap(), b"2", "{mode}");
+        }
+    }
+
     /// Numbers, owners, modes and times of all that moves along stay, over a remount too.
     fn what_is_inside_stays_itself(dialect) {
         for mode in MODES {
