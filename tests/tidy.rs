@@ -358,6 +358,27 @@ fn unsafe_only_in_the_system_call_layer() {
 }
 
 #[test]
+fn tests_of_mounts_open_files_for_themselves_alone() {
+    let mut broken = Vec::new();
+    for path in rust_files("tests/mounted") {
+        if path.ends_with("process.rs") {
+            continue;
+        }
+        let code = code_only(&read(&path));
+        for line in lines_with(&code, "rustix::fs::open(")
+            .into_iter()
+            .chain(lines_with(&code, "rustix::fs::openat("))
+        {
+            broken.push(format!("{}:{line}", shown(&path)));
+        }
+    }
+    report(
+        "programs that other tests start get no descriptors: process::open_file",
+        &broken,
+    );
+}
+
+#[test]
 fn shipped_code_does_not_panic_on_purpose() {
     let mut broken = Vec::new();
     for path in shipped().into_iter().filter(|path| !is_test_file(path)) {

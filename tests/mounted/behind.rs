@@ -28,7 +28,7 @@ fn a_file_that_came_meanwhile_is_not_opened_unchecked() {
         }
         let make = |name: &str, more| {
             let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | more;
-            rustix::fs::open(m.p(name), flags, Mode::from_raw_mode(0o644))
+            crate::process::open_file(m.p(name), flags, Mode::from_raw_mode(0o644))
         };
         let user = Caller::user(1000);
         user.call(|| {

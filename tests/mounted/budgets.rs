@@ -112,7 +112,7 @@ fn stat(path: impl AsRef<Path>) {
 
 /// Open, read, close, and nothing else.
 fn read(path: &Path) {
-    let file = rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).unwrap();
+    let file = crate::process::open_file(path, OFlags::RDONLY, Mode::empty()).unwrap();
     assert!(rustix::io::read(file, &mut [0; 100]).unwrap() > 0);
 }
 
@@ -123,14 +123,15 @@ fn tick() {
 
 /// Open, write, close, and nothing else.
 fn write(path: &Path, how: OFlags, text: &str) {
-    let file = rustix::fs::open(path, OFlags::WRONLY | how, Mode::from_raw_mode(0o644)).unwrap();
+    let file =
+        crate::process::open_file(path, OFlags::WRONLY | how, Mode::from_raw_mode(0o644)).unwrap();
     tick();
     assert_eq!(rustix::io::write(file, text.as_bytes()), Ok(text.len()));
 }
 
 /// The number of entries, by open and getdents(2) alone.
 fn list(path: &Path) -> usize {
-    let dir = rustix::fs::open(path, OFlags::RDONLY, Mode::empty()).unwrap();
+    let dir = crate::process::open_file(path, OFlags::RDONLY, Mode::empty()).unwrap();
     let mut space = [std::mem::MaybeUninit::uninit(); 4096];
     let mut entries = rustix::fs::RawDir::new(dir, &mut space);
     let mut count = 0;
@@ -325,7 +326,8 @@ fn names_that_change() {
         ];
         c.sends("a file of tar x", tar, |d| {
             let how = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
-            let file = rustix::fs::open(d.join("tar"), how, Mode::from_raw_mode(0o600)).unwrap();
+            let file =
+                crate::process::open_file(d.join("tar"), how, Mode::from_raw_mode(0o600)).unwrap();
             tick();
             rustix::io::write(&file, b"text").unwrap();
             std::os::unix::fs::fchown(&file, Some(1), Some(2)).unwrap();

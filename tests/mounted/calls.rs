@@ -10,6 +10,7 @@ use std::thread;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::{Errno, Result};
 
+use crate::process::open_file;
 use crate::support::Mount;
 
 /// Expects a call to fail with this error.
@@ -86,8 +87,8 @@ impl Mount {
     }
 
     pub fn creat(&self, name: &str, mode: u32) -> Result<OwnedFd> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        rustix::fs::open(self.p(name), flags, Mode::from_raw_mode(mode))
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        open_file(self.p(name), flags, Mode::from_raw_mode(mode))
     }
 
     pub fn mkdir(&self, name: &str) -> Result<()> {
@@ -159,7 +160,7 @@ impl Mount {
 }
 
 pub fn open(path: &Path, flags: OFlags) -> Result<OwnedFd> {
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::from_raw_mode(0o644))
+    open_file(path, flags, Mode::from_raw_mode(0o644))
 }
 
 pub fn list(dir: &Path) -> Vec<String> {

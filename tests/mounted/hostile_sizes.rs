@@ -19,7 +19,7 @@ const LEVELS: usize = 4000;
 
 fn open_dir(at: impl std::os::fd::AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(at, name, flags, Mode::empty())
+    crate::process::open_file_at(at, name, flags, Mode::empty())
 }
 
 /// The directory `levels` times `d` below `root`: no path can say so much at once.
@@ -44,12 +44,12 @@ fn make_deep(root: &Path) {
 
 fn put(dir: &OwnedFd, name: &str, data: &[u8]) {
     let flags = OFlags::WRONLY | OFlags::CREATE;
-    let file = rustix::fs::openat(dir, name, flags, Mode::RWXU).unwrap();
+    let file = crate::process::open_file_at(dir, name, flags, Mode::RWXU).unwrap();
     rustix::io::write(file, data).unwrap();
 }
 
 fn get(dir: &OwnedFd, name: &str) -> Vec<u8> {
-    let file = rustix::fs::openat(dir, name, OFlags::RDONLY, Mode::empty()).unwrap();
+    let file = crate::process::open_file_at(dir, name, OFlags::RDONLY, Mode::empty()).unwrap();
     let mut data = vec![0; 64];
     let got = rustix::io::read(file, &mut data).unwrap();
     data.truncate(got);

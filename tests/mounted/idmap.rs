@@ -71,7 +71,7 @@ fn namespace((stored, shown, count): (u32, u32, u32)) -> OwnedFd {
         std::fs::write(format!("/proc/{pid}/{kind}"), map).unwrap();
     }
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(&path, flags, Mode::empty());
+    let fd = crate::process::open_file(&path, flags, Mode::empty());
     let _ = child.kill();
     let _ = child.wait();
     assert!(entered.is_some(), "no user namespace can be made");

@@ -17,7 +17,7 @@ fn in_another_process(m: &Mount, name: &str, lock: fn(&OwnedFd) -> rustix::io::R
     // SAFETY: the child only makes system calls on what is ready before, then ends.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let fd = rustix::fs::open(&path, OFlags::RDWR, Mode::empty());
+        let fd = crate::process::open_file(&path, OFlags::RDWR, Mode::empty());
         let answer = fd.and_then(|fd| lock(&fd));
         let code = answer.err().map_or(0, Errno::raw_os_error);
         // SAFETY: ends the child without running anything of the test.

@@ -233,8 +233,8 @@ fn default_acl_is_inherited_in_place_of_the_umask() {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
             rustix::fs::mkdir(at("d"), mode(0o777)).unwrap();
             rustix::fs::mkdir(at("d/e"), mode(0o755)).unwrap();
-            rustix::fs::open(at("f"), flags, mode(0o666)).unwrap();
-            rustix::fs::open(at("d/x"), flags, mode(0o775)).unwrap();
+            crate::process::open_file(at("f"), flags, mode(0o666)).unwrap();
+            crate::process::open_file(at("d/x"), flags, mode(0o775)).unwrap();
             rustix::fs::mkfifoat(rustix::fs::CWD, at("p"), mode(0o644)).unwrap();
         });
     };

@@ -281,7 +281,7 @@ fn flush(root: &Path) -> rustix::io::Result<()> {
 const CUT: &str = "import os, sys; os.truncate(sys.argv[1], 100)";
 
 fn open(path: &Path, flags: OFlags) -> rustix::io::Result<rustix::fd::OwnedFd> {
-    rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))
+    crate::process::open_file(path, flags, Mode::from_raw_mode(0o644))
 }
 
 fn fill(root: &Path) {

@@ -105,7 +105,7 @@ fn change(root: &Path, expected: &Expected, random: &mut Random) {
             }
         }
         6 => {
-            let opened = rustix::fs::open(
+            let opened = crate::process::open_file(
                 &from,
                 OFlags::WRONLY | OFlags::APPEND,
                 rustix::fs::Mode::empty(),

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+use rustix::path::Arg;
 
 /// How long a program that was started may take.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -116,7 +117,20 @@ fn control(connection: u32, name: &str, flags: OFlags) -> rustix::io::Result<Own
     rustix::mount::fsconfig_create(&fs)?;
     let attr = MountAttrFlags::empty();
     let root = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attr)?;
-    rustix::fs::openat(root, format!("{connection}/{name}"), flags, Mode::empty())
+    open_file_at(root, format!("{connection}/{name}"), flags, Mode::empty())
+}
+
+/// open(2) for this process alone. A program that another test starts at that moment would get the descriptor
+/// too, and as a daemon keep it: the mount would be busy, and files never released.
+pub fn open_file(path: impl Arg, flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, mode)
+}
+
+/// The same for openat(2).
+pub fn open_file_at(
+    dir: impl AsFd, path: impl Arg, flags: OFlags, mode: Mode,
+) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(dir, path, flags | OFlags::CLOEXEC, mode)
 }
 
 /// Ends a FUSE connection by force.

@@ -18,7 +18,8 @@ struct Frozen(std::os::fd::OwnedFd);
 
 impl Frozen {
     fn new(path: &Path, flag: IFlags) -> Self {
-        let fd = rustix::fs::open(path, OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
+        let fd =
+            crate::process::open_file(path, OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
         let flags = rustix::fs::ioctl_getflags(&fd).unwrap();
         rustix::fs::ioctl_setflags(&fd, flags | flag)
             .unwrap_or_else(|e| panic!("{}: needs a filesystem with chattr: {e}", path.display()));

@@ -198,7 +198,8 @@ fn inode_flags() {
             "{name}"
         );
         drop(fd);
-        let up = rustix::fs::open(m.up(name), OFlags::RDONLY, rustix::fs::Mode::empty()).unwrap();
+        let up = crate::process::open_file(m.up(name), OFlags::RDONLY, rustix::fs::Mode::empty())
+            .unwrap();
         assert!(
             rustix::fs::ioctl_getflags(&up)
                 .unwrap()
@@ -240,7 +241,7 @@ fn memory_comes_back_after_forget() {
         fs::create_dir(&path).unwrap();
         for file in 0..1000 {
             let name = path.join(format!("file-{file}"));
-            rustix::fs::open(
+            crate::process::open_file(
                 &name,
                 OFlags::CREATE | OFlags::WRONLY,
                 rustix::fs::Mode::RWXU,

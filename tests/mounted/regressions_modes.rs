@@ -118,7 +118,7 @@ fn setgid_at_creation_needs_the_group() {
         let make = |name: &str| {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
             let path = dir.join(name);
-            let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o2775)).unwrap();
+            let fd = crate::process::open_file(&path, flags, Mode::from_raw_mode(0o2775)).unwrap();
             rustix::fs::fstat(fd).unwrap().st_mode & 0o7777
         };
         vec![

@@ -141,7 +141,7 @@ dialects! {
             let fd = m.open(name, OFlags::RDWR).unwrap();
             m.unlink(name).unwrap();
             let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            let again = rustix::fs::open(&path, OFlags::RDWR, Mode::empty()).unwrap();
+            let again = crate::process::open_file(&path, OFlags::RDWR, Mode::empty()).unwrap();
             rustix::io::pwrite(&again, b"NEW", 0).unwrap();
             assert_eq!(contents(&fd), b"NEW data", "{name}");
         }
@@ -170,7 +170,7 @@ dialects! {
             let stat = rustix::fs::fstat(&fd).unwrap();
             assert_eq!(stat.st_nlink, 0, "{name}");
             let flags = OFlags::CREATE | OFlags::WRONLY;
-            let made = rustix::fs::openat(&fd, "n", flags, Mode::RWXU);
+            let made = crate::process::open_file_at(&fd, "n", flags, Mode::RWXU);
             fails!(made, NOENT);
             fails!(rustix::fs::mkdirat(&fd, "n", Mode::RWXU), NOENT);
             let names: Vec<_> = rustix::fs::Dir::read_from(&fd)
@@ -194,7 +194,7 @@ dialects! {
                 rustix::process::chdir(m.p(name)).unwrap();
                 m.rmdir(name).unwrap();
                 assert_eq!(rustix::fs::stat(".").unwrap().st_nlink, 0);
-                fails!(rustix::fs::open("n", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU), NOENT);
+                fails!(crate::process::open_file("n", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU), NOENT);
                 fails!(rustix::fs::stat("n"), NOENT);
                 rustix::fs::stat("../keep").unwrap();
                 // A new directory of the same name is another one.

@@ -213,7 +213,7 @@ fn reflinks_where_possible() {
     layers.lowers.push(lower);
     let m = layers.mount();
     let used = || {
-        let fd = rustix::fs::open(image.mnt(), OFlags::RDONLY, Mode::empty()).unwrap();
+        let fd = crate::process::open_file(image.mnt(), OFlags::RDONLY, Mode::empty()).unwrap();
         rustix::fs::syncfs(fd).unwrap();
         let stat = rustix::fs::statvfs(image.mnt()).unwrap();
         (stat.f_blocks - stat.f_bfree) * stat.f_frsize

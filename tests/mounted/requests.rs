@@ -44,8 +44,11 @@ impl Counter {
     /// What came until now, with what nobody waits for, as a RELEASE: it is queued by who closes last.
     fn settled(&self) -> Requests {
         let quiet = || !held_by_a_fork(&self.at) && waiting(self.connection) == 0;
-        wait_for(Duration::from_secs(10), || quiet().then_some(()))
-            .expect("requests come for ever");
+        wait_for(Duration::from_secs(10), || quiet().then_some(())).unwrap_or_else(|| {
+            let held = held_by_a_fork(&self.at);
+            let waiting = waiting(self.connection);
+            panic!("requests come for ever: {waiting} are waiting, held by a fork: {held}");
+        });
         stats::requests(&self.root).unwrap().into_iter().collect()
     }
 }

@@ -86,7 +86,7 @@ fn content(path: &Path, meta: &fs::Metadata) -> u64 {
         let mut data = Vec::new();
         // Access times are part of what a copy-up takes over: looking must not change them.
         let flags = OFlags::RDONLY | OFlags::NOATIME;
-        let file = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+        let file = crate::process::open_file(path, flags, Mode::empty()).unwrap();
         fs::File::from(file).read_to_end(&mut data).unwrap();
         hasher.write(&data);
     }

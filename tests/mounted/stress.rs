@@ -66,7 +66,7 @@ fn work(root: &Path, worker: u64, steps: u64) -> Vec<Option<i32>> {
             5 => rustix::fs::chmod(&one, mode)
                 .err()
                 .map(rustix::io::Errno::raw_os_error),
-            6 => rustix::fs::open(&one, OFlags::WRONLY | OFlags::APPEND, Mode::empty())
+            6 => crate::process::open_file(&one, OFlags::WRONLY | OFlags::APPEND, Mode::empty())
                 .and_then(|fd| rustix::io::write(fd, b"+"))
                 .err()
                 .map(rustix::io::Errno::raw_os_error),

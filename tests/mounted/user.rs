@@ -26,7 +26,7 @@ impl DeviceMode {
     pub fn set(mode: u32) -> Self {
         let lock = Path::new("/tmp/unionfs-dev-fuse.lock");
         let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-        let turn = rustix::fs::open(lock, flags, rustix::fs::Mode::RWXU).unwrap();
+        let turn = crate::process::open_file(lock, flags, rustix::fs::Mode::RWXU).unwrap();
         rustix::fs::flock(&turn, FlockOperation::LockExclusive).unwrap();
         let before = fs::metadata("/dev/fuse").unwrap().permissions().mode();
         fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(mode)).unwrap();

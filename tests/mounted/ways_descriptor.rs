@@ -26,7 +26,7 @@ struct Opened {
 impl Opened {
     fn new(place: Place, more: &str) -> Self {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let fd = rustix::fs::open("/dev/fuse", flags, Mode::empty()).unwrap();
+        let fd = crate::process::open_file("/dev/fuse", flags, Mode::empty()).unwrap();
         let data = format!(
             "fd={},rootmode=40000,user_id=0,group_id=0{more}",
             fd.as_raw_fd()
@@ -223,7 +223,7 @@ fn descriptors_that_cannot_be_served() {
     let place = Place::of(0);
     let file = OwnedFd::from(fs::File::open("/dev/null").unwrap());
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let unmounted = rustix::fs::open("/dev/fuse", flags, Mode::empty()).unwrap();
+    let unmounted = crate::process::open_file("/dev/fuse", flags, Mode::empty()).unwrap();
     let cases = [
         (&file, "/dev/fd/987", "no such descriptor"),
         (&file, "/dev/fd/99999999999", "no such descriptor"),
