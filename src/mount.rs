@@ -250,8 +250,9 @@ pub fn open_union(options: &Options) -> Result<Union, MountError> {
 /// How many descriptors a process may keep for caching that only serves this union. Raises its limit.
 fn own_descriptors(options: &Options) -> usize {
     let limit = sys::fd::raise_fd_limit();
-    let spare = limit.saturating_sub(RESERVED_DESCRIPTORS + options.lowers.len() as u64);
-    let descriptors = (spare / 2).min(MAX_CACHED_DESCRIPTORS);
+    let reserved = RESERVED_DESCRIPTORS + options.lowers.len() as u64;
+    let descriptors = (limit.saturating_sub(reserved) / 2).min(MAX_CACHED_DESCRIPTORS);
+    sys::fd::make_room(reserved + descriptors);
     usize::try_from(descriptors).unwrap_or(64)
 }
 

@@ -131,6 +131,20 @@ pub(crate) fn raise_fd_limit() -> u64 {
     }
 }
 
+/// Makes room for so many descriptors, where that can be had. A process of several threads that opens more
+/// than it had room for waits each time until no processor looks at the old table (synchronize_rcu in the
+/// kernel's expand_fdtable): measured 10 to 20 ms at 256, 512, 1024 and 2048 descriptors, which was a fifth
+/// of the time in which 5000 files were made. Before the first thread it costs nothing.
+pub(crate) fn make_room(count: u64) {
+    let Ok(last) = i32::try_from(count.min(fd_limit()).saturating_sub(1)) else {
+        return;
+    };
+    if let Ok(any) = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        // At this number or the next free one; it is closed again, and the table does not shrink.
+        drop(rustix::io::fcntl_dupfd_cloexec(any, last));
+    }
+}
+
 /// The errno of the libc call that just failed on this thread.
 pub(crate) fn last_errno() -> super::Errno {
     let raw = std::io::Error::last_os_error().raw_os_error();

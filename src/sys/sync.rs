@@ -7,6 +7,7 @@
 #[cfg(not(feature = "shuttle"))]
 mod used {
     pub(crate) use std::sync::atomic;
+    #[cfg(debug_assertions)]
     pub(crate) use std::thread_local as per_thread;
 
     pub(crate) use dashmap::DashMap;

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
+use crate::process::CACHES;
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 use crate::trace::{
@@ -225,5 +226,30 @@ fn the_first_flush_of_a_copy_is_a_whole_one() {
             .iter()
             .any(|call| *call != wanted && calls.iter().any(|c| c == call));
         assert!(made && !other, "{part}: {calls:?}");
+    }
+}
+
+/// A table of descriptors that has to grow stops all threads of the daemon for 10 to 20 ms in the kernel.
+#[test]
+fn the_table_of_descriptors_has_room_from_the_start() {
+    for way in ["passthrough", "none", "cached"] {
+        let m = Stack::new()
+            .lower(["d/"])
+            .mount_with(&format!("open={way}"));
+        let of_daemon = |file: &str| format!("/proc/{}/{file}", m.pid());
+        let room = || {
+            let status = fs::read_to_string(of_daemon("status")).unwrap();
+            let size = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+            size.unwrap().trim().parse::<usize>().unwrap()
+        };
+        let open = || fs::read_dir(of_daemon("fd")).unwrap().count();
+        let before = room();
+        let _cached = CACHES.read();
+        // More than the table of any new process has room for: it keeps them open.
+        for n in 0..600 {
+            fs::write(m.p(format!("f{n}")), "kept open").unwrap();
+        }
+        assert!(open() > 300, "{way}: {}", open());
+        assert_eq!(room(), before, "{way}");
     }
 }
