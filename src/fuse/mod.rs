@@ -7,6 +7,7 @@ mod clock;
 mod closing;
 mod control;
 mod convert;
+mod crowd;
 mod data;
 mod desk;
 mod dropping;

@@ -8,29 +8,22 @@
 //!
 //! - all that read have been at the same request since it last looked: they may be waiting for a
 //!   slow disk, and whoever has nothing to do with that shall not wait too;
-//! - there is mostly a request that nobody has read while all are at one: there are more clients
-//!   than these threads can serve.
+//! - there are more clients than these threads can serve ([`super::crowd`]).
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use super::crowd::{Advice, Crowd, Tally};
 use super::linger::Luck;
 use crate::sys;
 
 /// How often the watcher looks.
 const TICK: Duration = Duration::from_millis(1);
-/// One more reads when the looks at which a request was left, less [`QUIET`] for each other, are so many.
-const CROWDED: u32 = 24;
-/// Where counting begins again after a change; one less reads when it comes to 0.
-const AFRESH: u32 = 12;
-/// What a look counts at which none was left. What the kernel sends besides, such as the release of a
-/// file while its former user goes on, is no second client.
-const QUIET: u32 = 3;
 /// Threads at most, as `threads=` takes them.
 const MOST: usize = 64;
 
@@ -48,8 +41,7 @@ pub(super) struct Readers {
     /// How many read or are at a request.
     reading: AtomicUsize,
     known: AtomicUsize,
-    /// By thread: odd while it is at a request, another number for each.
-    turns: [AtomicU64; MOST],
+    seats: [Seat; MOST],
     waiting: Mutex<()>,
     called: Condvar,
     watcher_sleeps: AtomicBool,
@@ -57,6 +49,20 @@ pub(super) struct Readers {
     awake: Condvar,
     closing: AtomicBool,
     connection: OnceLock<OwnedFd>,
+    /// The thread whose request came last.
+    client: AtomicU32,
+}
+
+/// What the watcher sees of a thread, apart from what other threads write.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Seat {
+    /// Odd while it is at a request, another number for each.
+    turn: AtomicU64,
+    /// See [`Tally`].
+    done: AtomicU64,
+    met: AtomicU64,
+    switched: AtomicU64,
 }
 
 /// A thread's place among the readers. The first thread that ends says that the session does.
@@ -65,6 +71,8 @@ struct Reader {
     readers: Arc<Readers>,
     place: usize,
     luck: Luck,
+    /// The request of which it did a part last.
+    parted: u64,
 }
 
 impl Drop for Reader {
@@ -78,8 +86,17 @@ impl Drop for Reader {
 pub(super) struct Turn<'a> {
     readers: &'a Readers,
     place: usize,
-    /// The thread may wait afterwards.
-    is_all: bool,
+    share: Share,
+}
+
+/// How much of a request a turn is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Share {
+    /// All: the thread may wait afterwards.
+    All,
+    /// The first part of one that comes in parts, perhaps the only one.
+    First,
+    Further,
 }
 
 impl Readers {
@@ -90,7 +107,7 @@ impl Readers {
             wanted: AtomicUsize::new(threads),
             reading: AtomicUsize::new(threads),
             known: AtomicUsize::new(0),
-            turns: std::array::from_fn(|_| AtomicU64::new(0)),
+            seats: std::array::from_fn(|_| Seat::default()),
             waiting: Mutex::new(()),
             called: Condvar::new(),
             watcher_sleeps: AtomicBool::new(false),
@@ -98,6 +115,7 @@ impl Readers {
             awake: Condvar::new(),
             closing: AtomicBool::new(false),
             connection: OnceLock::new(),
+            client: AtomicU32::new(0),
         })
     }
 
@@ -110,46 +128,74 @@ impl Readers {
             return Ok(());
         }
         let connection = connection.as_fd().try_clone_to_owned()?;
-        let connection = self.connection.get_or_init(|| connection).try_clone()?;
+        self.connection.get_or_init(|| connection);
         let readers = Arc::clone(self);
         let watcher = std::thread::Builder::new().name("watcher".into());
-        watcher.spawn(move || readers.watch_until_the_end(&connection))?;
+        watcher.spawn(move || readers.watch_until_the_end())?;
         self.wanted.store(1, Ordering::Release);
         Ok(())
     }
 
-    /// Begins a request on this thread.
-    pub fn turn(self: &Arc<Self>) -> Option<Turn<'_>> {
-        self.begin(true)
+    /// Begins a request of this client on this thread; 0 is the kernel itself.
+    pub fn turn(self: &Arc<Self>, client: u32) -> Option<Turn<'_>> {
+        let turn = self.begin(None)?;
+        if client != 0 && self.client.load(Ordering::Relaxed) != client {
+            self.client.store(client, Ordering::Relaxed);
+            turn.seat().switched.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(turn)
     }
 
-    /// Begins what is not all of a request: afterwards the thread does not wait.
-    pub fn part_of_a_turn(self: &Arc<Self>) -> Option<Turn<'_>> {
-        self.begin(false)
+    /// Begins what may not be all of the request with this number: afterwards the thread does not wait.
+    pub fn part_of_a_turn(self: &Arc<Self>, request: u64) -> Option<Turn<'_>> {
+        self.begin(Some(request))
     }
 
-    fn begin(self: &Arc<Self>, is_all: bool) -> Option<Turn<'_>> {
+    fn begin(self: &Arc<Self>, part_of: Option<u64>) -> Option<Turn<'_>> {
         if self.most < 2 {
             return None;
         }
-        let place = READER.with_borrow_mut(|reader| {
+        let (place, share) = READER.with_borrow_mut(|reader| {
             let reader = reader.get_or_insert_with(|| Reader {
                 readers: Arc::clone(self),
                 place: self.known.fetch_add(1, Ordering::Relaxed),
                 luck: Luck::new(),
+                parted: 0,
             });
-            reader.place
+            let share = match part_of {
+                None => Share::All,
+                Some(request) if request == reader.parted => Share::Further,
+                Some(_) => Share::First,
+            };
+            reader.parted = part_of.unwrap_or(reader.parted);
+            (reader.place, share)
         });
         // Either the watcher sees that the thread is busy, or the thread that the watcher sleeps.
-        self.turns.get(place)?.fetch_add(1, Ordering::SeqCst);
+        let seat = self.seats.get(place)?;
+        seat.turn.fetch_add(1, Ordering::SeqCst);
         if self.watcher_sleeps.load(Ordering::SeqCst) {
             self.wake_watcher();
         }
         Some(Turn {
             readers: self,
             place,
-            is_all,
+            share,
         })
+    }
+
+    /// Looks for the next request after one, and notes whether it was there.
+    fn look(&self, place: usize, is_sole: bool) {
+        let Some(connection) = self.connection.get() else {
+            return;
+        };
+        let seat = &self.seats[place];
+        seat.done.fetch_add(1, Ordering::Relaxed);
+        // A sole reader looks for longer.
+        if sys::fd::is_readable(connection) {
+            seat.met.fetch_add(1, Ordering::Relaxed);
+        } else if is_sole {
+            self.linger();
+        }
     }
 
     /// A sole reader that sleeps keeps its client waiting.
@@ -222,13 +268,24 @@ impl Readers {
 
     fn seen(&self) -> Vec<u64> {
         let known = self.known.load(Ordering::Acquire).min(MOST);
-        let turns = self.turns[..known].iter();
-        turns.map(|turn| turn.load(Ordering::SeqCst)).collect()
+        let seats = self.seats[..known].iter();
+        seats.map(|seat| seat.turn.load(Ordering::SeqCst)).collect()
     }
 
-    fn watch_until_the_end(&self, connection: &OwnedFd) {
+    fn tally(&self) -> Tally {
+        let known = self.known.load(Ordering::Acquire).min(MOST);
+        let mut tally = Tally::default();
+        for seat in &self.seats[..known] {
+            tally.met += seat.met.load(Ordering::Relaxed);
+            tally.switched += seat.switched.load(Ordering::Relaxed);
+            tally.done += seat.done.load(Ordering::Relaxed);
+        }
+        tally
+    }
+
+    fn watch_until_the_end(&self) {
         let mut before = self.seen();
-        let mut crowd = 0;
+        let mut crowd = Crowd::new(self.tally());
         while !self.is_closing() {
             std::thread::sleep(TICK);
             let seen = self.seen();
@@ -236,38 +293,33 @@ impl Readers {
                 turn % 2 == 1 && before.get(place).is_some_and(|last| last == turn)
             };
             let stuck = seen.iter().enumerate().filter(|&at| is_stuck(at)).count();
+            let is_idle = seen == before && seen.iter().all(|turn| turn % 2 == 0);
             let wanted = self.wanted.load(Ordering::Acquire);
-            if stuck >= wanted && wanted < self.most {
-                self.want(wanted + 1);
-                crowd = AFRESH;
+            let should_be = if is_idle {
+                1
             } else {
-                // What a sole client asks for waits too, but not beside what it asked for before.
-                let busy = seen.iter().filter(|&turn| turn % 2 == 1).count();
-                let is_left = busy >= wanted && sys::fd::is_readable(connection);
-                crowd = self.weigh((wanted, stuck), crowd, is_left);
+                self.reckon(wanted, stuck, &mut crowd)
+            };
+            if should_be != wanted {
+                self.want(should_be);
+                crowd = Crowd::new(self.tally());
             }
-            if seen == before && seen.iter().all(|turn| turn % 2 == 0) {
-                self.want(1);
+            if is_idle {
                 self.sleep(&seen);
             }
             before = seen;
         }
     }
 
-    /// One more reads, or one less, as it has been crowded; returns by how much it is now. One that is
-    /// not stuck always stays.
-    fn weigh(&self, (wanted, stuck): (usize, usize), crowd: u32, is_left: bool) -> u32 {
-        match (is_left, crowd) {
-            (true, CROWDED) if wanted < self.most => {
-                self.want(wanted + 1);
-                AFRESH
-            }
-            (true, _) => (crowd + 1).min(CROWDED),
-            (false, 0) if wanted > stuck + 1 => {
-                self.want(wanted - 1);
-                AFRESH
-            }
-            (false, _) => crowd.saturating_sub(QUIET),
+    /// How many shall read, when so many do and some of them are stuck. One that is not stuck always stays.
+    fn reckon(&self, wanted: usize, stuck: usize, crowd: &mut Crowd) -> usize {
+        if stuck >= wanted {
+            return (wanted + 1).min(self.most);
+        }
+        match crowd.look(self.tally(), wanted) {
+            Advice::More => (wanted + 1).min(self.most),
+            Advice::Less if wanted > stuck + 1 => wanted - 1,
+            Advice::Less | Advice::Stay => wanted,
         }
     }
 
@@ -284,18 +336,26 @@ impl Readers {
     }
 }
 
+impl Turn<'_> {
+    fn seat(&self) -> &Seat {
+        &self.readers.seats[self.place]
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let readers = self.readers;
-        readers.turns[self.place].fetch_add(1, Ordering::Release);
-        if !self.is_all {
-            return;
-        }
+        self.seat().turn.fetch_add(1, Ordering::Release);
         let reading = readers.reading.load(Ordering::Acquire);
-        if reading > readers.wanted.load(Ordering::Acquire) && readers.leave() {
-            readers.wait();
-        } else if reading == 1 {
-            readers.linger();
+        match self.share {
+            Share::Further => {}
+            // A sole one is followed by another request as any other. Of a batch, the looking costs it once.
+            Share::First if reading == 1 => readers.linger(),
+            Share::First => {}
+            Share::All if reading > readers.wanted.load(Ordering::Acquire) && readers.leave() => {
+                readers.wait();
+            }
+            Share::All => readers.look(self.place, reading == 1),
         }
     }
 }
@@ -316,7 +376,7 @@ mod tests {
                 loop {
                     let request = receiver.lock().recv();
                     let Ok(request) = request else { return };
-                    let _turn = readers.turn();
+                    let _turn = readers.turn(1);
                     let _ = request.recv();
                 }
             });
@@ -359,14 +419,14 @@ mod tests {
         let readers = Readers::new(2);
         let turn = std::thread::spawn({
             let readers = Arc::clone(&readers);
-            move || drop(readers.turn())
+            move || drop(readers.turn(1))
         });
         turn.join().unwrap();
-        drop(readers.turn());
+        drop(readers.turn(1));
         readers.closing.store(false, Ordering::SeqCst);
         readers.wanted.store(1, Ordering::Release);
-        for _ in 0..2 {
-            drop(readers.part_of_a_turn());
+        for n in [7, 7, 8] {
+            drop(readers.part_of_a_turn(n));
         }
         assert_eq!(readers.reading.load(Ordering::Acquire), 2);
     }
@@ -374,34 +434,32 @@ mod tests {
     #[test]
     fn a_sole_reader_is_not_counted() {
         let readers = Readers::new(1);
-        assert!(readers.turn().is_none());
+        assert!(readers.turn(1).is_none());
     }
 
     #[test]
     fn a_crowd_brings_readers_and_quiet_takes_them_away() {
         let readers = Readers::new(4);
-        readers.wanted.store(1, Ordering::Release);
-        let mut crowd = 0;
-        let weigh = |crowd, is_left, stuck| {
-            let wanted = readers.wanted.load(Ordering::Acquire);
-            readers.weigh((wanted, stuck), crowd, is_left)
+        let (seat, mut crowd) = (&readers.seats[0], Crowd::new(Tally::default()));
+        readers.known.store(1, Ordering::Release);
+        let mut reckon = |wanted, stuck, (met, switched)| {
+            seat.done.fetch_add(100, Ordering::Relaxed);
+            seat.met.fetch_add(met, Ordering::Relaxed);
+            seat.switched.fetch_add(switched, Ordering::Relaxed);
+            readers.reckon(wanted, stuck, &mut crowd)
         };
-        for _ in 0..1000 {
-            crowd = weigh(crowd, true, 0);
-            crowd = weigh(crowd, false, 0);
+        let mut wanted = 1;
+        for _ in 0..20 {
+            wanted = reckon(wanted, 0, (95, 90));
         }
-        assert_eq!(readers.wanted.load(Ordering::Acquire), 1);
-        for _ in 0..1000 {
-            crowd = weigh(crowd, true, 0);
-        }
-        assert_eq!(readers.wanted.load(Ordering::Acquire), 4);
+        assert_eq!(wanted, 4, "no more than there are");
         for stuck in [2, 1, 0] {
-            for _ in 0..1000 {
-                crowd = weigh(crowd, false, stuck);
+            for _ in 0..50 {
+                wanted = reckon(wanted, stuck, (20, 5));
             }
-            let left = readers.wanted.load(Ordering::Acquire);
-            assert_eq!(left, stuck + 1, "one of them is not stuck");
+            assert_eq!(wanted, stuck + 1, "one of them is not stuck");
         }
-        assert_eq!(readers.wanted.load(Ordering::Acquire), 1);
+        assert_eq!(reckon(1, 1, (0, 0)), 2);
+        assert_eq!(reckon(4, 4, (0, 0)), 4);
     }
 }

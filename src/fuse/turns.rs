@@ -34,7 +34,7 @@ pub(super) struct Turns<M = Nothing> {
 macro_rules! turns {
     ($($op:ident $name:ident($node:ident: INodeNo $(, $arg:ident: $kind:ty)*; $reply:ty);)*) => {$(
         fn $name(&self, request: &Request, $node: INodeNo, $($arg: $kind,)* reply: $reply) {
-            let _turn = self.readers.turn();
+            let _turn = self.readers.turn(request.pid());
             let _timed = self.union.desk.clock.begin($node.0, request);
             // Within the turn: a delay is seen as any other work that takes long.
             if let Some(failure) = self.met.meet(Op::$op) {
@@ -58,7 +58,7 @@ impl<M: Meet> Filesystem for Turns<M> {
 
     // Called for each node of a batch: the thread may not wait before the last of them.
     fn forget(&self, request: &Request, ino: INodeNo, nlookup: u64) {
-        let _busy = self.readers.part_of_a_turn();
+        let _busy = self.readers.part_of_a_turn(request.unique().0);
         alive(|| self.union.forget(request, ino, nlookup));
     }
 
