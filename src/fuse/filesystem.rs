@@ -136,7 +136,11 @@ impl Filesystem for UnionFs {
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply::attr(reply, self.on(Op::Getattr).getattr(ino.0), self.policy);
+        let attr = self.on(Op::Getattr).getattr(ino.0);
+        if let (Some(table), Ok(attr)) = (&self.passthrough, &attr) {
+            table.looked_at(&self.union, ino.0, attr);
+        }
+        reply::attr(reply, attr, self.policy);
     }
 
     fn setattr(

@@ -11,10 +11,15 @@
 //!
 //! The next server of a supervised mount goes on with the ids of the nodes that were open, which are noted.
 //!
+//! A small file of a lower that is read and looked at again and again is read through the kernel's page cache
+//! from then on (`cached.rs`).
+//!
 //! Where a file cannot be had so (layers on stacked filesystems, lowers without a read-only mount of
 //! their own, no memory), its data go through us and the kernel's page cache.
 
+mod cached;
 mod inherited;
+mod opens;
 mod passed;
 mod writers;
 
@@ -35,6 +40,8 @@ use crate::union::{Caller, OpenMode, Source, Union};
 
 use super::io::Way;
 use super::opening::{handle_of, number_of};
+use cached::Cached;
+pub(super) use opens::{Opened, Opening};
 pub(super) use passed::{Answer, Passed};
 
 /// Ids that are kept though nothing is open. Each holds an inode of a layer in the kernel's memory,
@@ -46,55 +53,13 @@ const MAX_IDLE: usize = 16_384;
 const COUNTED: u64 = 1;
 const MAPS: u64 = 2;
 
-/// How a file is to be opened.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Opening {
-    /// The node.
-    pub id: u64,
-    /// What for.
-    pub mode: OpenMode,
-    /// A shared mapping of it can be written.
-    pub maps: bool,
-    /// O_DIRECT.
-    pub direct: bool,
-    /// The kernel opens it for itself, to send an ioctl on its flags. No program opens a file without
-    /// any flag, but for old ones of 32 bits.
-    pub by_kernel: bool,
-}
-
-impl Opening {
-    /// By the flags of open(2).
-    pub fn new(id: u64, flags: i32) -> Self {
-        Self {
-            id,
-            mode: OpenMode::from_flags(flags),
-            maps: flags & libc::O_ACCMODE == libc::O_RDWR,
-            direct: flags & libc::O_DIRECT != 0,
-            by_kernel: flags == 0,
-        }
-    }
-
-    fn writes(self) -> bool {
-        self.mode.write || self.mode.truncate
-    }
-}
-
-/// What to answer.
-#[derive(Debug)]
-pub(super) struct Opened {
-    /// To be given back at release.
-    pub handle: FileHandle,
-    /// Beside the one for passthrough.
-    pub flags: FopenFlags,
-    /// The file; none if data go through us.
-    pub backing: Option<Arc<Passed>>,
-}
-
 /// What an open found.
 enum Joined {
     Yes(Opened),
     /// It is open by a file that has the data no more.
     Moved,
+    /// What is read of it is to be cached from now on.
+    Cached,
     /// Nothing is known of the node, or nothing that holds.
     Unknown,
 }
@@ -122,6 +87,8 @@ struct Node {
     old: Option<Arc<OwnedFd>>,
     /// It was open when the last server ended; perhaps it is still.
     inherited: bool,
+    /// Whether the kernel's page cache has it, for us.
+    cached: Cached,
 }
 
 impl Node {
@@ -213,6 +180,7 @@ impl Passthrough {
                     union.switch_node(opening.id)?;
                     return Err(Errno::STALE);
                 }
+                Joined::Cached => self.begin_caching(opening.id),
                 Joined::Unknown => self.learn(union, opening, answer)?,
             }
         };
@@ -262,7 +230,13 @@ impl Passthrough {
             (false, _, Some(_)) if opening.by_kernel => flags |= FopenFlags::FOPEN_DIRECT_IO,
             (false, _, Some(_)) => return Ok(Joined::Moved),
             // Through us, all that is open follows.
-            (false, _, None) => node.source = Some(source),
+            (false, _, None) => {
+                node.source = Some(source);
+                node.cached = Cached::default();
+            }
+        }
+        if node.opens == 0 && node.cached == Cached::Soon && opening.only_reads() {
+            return Ok(Joined::Cached);
         }
         let mut handle = COUNTED;
         if node.backing.is_some() {
@@ -392,8 +366,8 @@ impl Passthrough {
             if node.opens == 0 {
                 union.note_open(id, None);
                 node.old = None;
-                let is_kept =
-                    node.backing.is_some() && source.is_ok_and(|s| node.source == Some(s));
+                let is_kept = (node.backing.is_some() || node.cached == Cached::Yes)
+                    && source.is_ok_and(|s| node.source == Some(s));
                 queue = is_kept && !std::mem::replace(&mut node.queued, true);
                 if !is_kept {
                     gone = Some(slot.remove());

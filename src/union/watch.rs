@@ -380,6 +380,11 @@ impl Union {
         state.is_reval() || (state.is_notify() && !is_sure())
     }
 
+    /// True when the layers may change behind the union.
+    pub fn may_change(&self) -> bool {
+        !self.watching.is_off()
+    }
+
     /// True when somebody has to wait for changes.
     pub(crate) fn hears(&self) -> bool {
         self.watching.watch.is_some()

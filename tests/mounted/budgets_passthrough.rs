@@ -98,6 +98,15 @@ fn check() -> Vec<String> {
     });
     c.sends("stat after reading", "Getattr", |d| stat(d.join("f")));
     c.sends("stat again", "", |d| stat(d.join("f")));
+    // It was looked at after it was read: from now on the kernel keeps its data, and then its attributes.
+    c.sends("open-read-close, kept", "Open Read Release", |d| {
+        read(&d.join("f"));
+    });
+    c.sends("stat after that", "Getattr", |d| stat(d.join("f")));
+    c.sends("open-read-close and stat", "Open Release", |d| {
+        read(&d.join("f"));
+        stat(d.join("f"));
+    });
     let new = "Lookup Getattr Release Getxattr Create";
     c.sends("create, write, close", new, |d| {
         write(&d.join("new"), plain | OFlags::CREATE);

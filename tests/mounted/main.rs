@@ -59,6 +59,7 @@ mod ownership_map;
 mod ownership_others;
 mod ownership_records;
 mod passthrough;
+mod passthrough_cached;
 mod passthrough_nodes;
 mod plinks;
 mod plinks_crash;

