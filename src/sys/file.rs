@@ -90,6 +90,16 @@ pub(crate) fn write_out(fd: impl AsFd) -> Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_range(fd, flags)
+}
+
+/// Has the data of a file be written out from now on, without waiting for that. What went wrong at once
+/// it says; whoever needs the data on disk flushes or waits afterwards.
+pub(crate) fn begin_write_out(fd: impl AsFd) -> Result<()> {
+    sync_range(fd, libc::SYNC_FILE_RANGE_WRITE)
+}
+
+fn sync_range(fd: impl AsFd, flags: libc::c_uint) -> Result<()> {
     change("sync_file_range", || {
         // SAFETY: the descriptor is open for the call, which takes plain numbers else.
         match unsafe { libc::sync_file_range(fd.as_fd().as_raw_fd(), 0, 0, flags) } {

@@ -167,7 +167,7 @@ impl Union {
     fn copy_file(&self, inode: &Arc<Inode>, need: Need) -> Result<Copy> {
         let upper = self.upper()?;
         let mut temp = None;
-        let filled = self.fill_copy(inode, need, |mode| {
+        let filled = self.fill_copy(inode, need, !self.volatile, |mode| {
             let (file, named) = self.with_descriptors(|| upper.temp_file(mode))?;
             temp = named;
             Ok(file)
@@ -188,9 +188,11 @@ impl Union {
         })
     }
 
-    /// Makes a copy of a file in the empty one that `make` gives for a mode.
+    /// Makes a copy of a file in the empty one that `make` gives for a mode. If it `is_flushed` by itself
+    /// afterwards, the disk begins with that while the attributes are copied.
     pub(super) fn fill_copy(
-        &self, inode: &Arc<Inode>, need: Need, make: impl FnOnce(u32) -> Result<OwnedFd>,
+        &self, inode: &Arc<Inode>, need: Need, is_flushed: bool,
+        make: impl FnOnce(u32) -> Result<OwnedFd>,
     ) -> Result<Filled> {
         let from = inode.layer();
         let src = self.file(inode, false)?;
@@ -218,6 +220,9 @@ impl Union {
             let refusals = &self.upper()?.refusals;
             let copied = sys::copy::copy_data(&*src, &data, &file, len, refusals)?;
             self.counted.copied(len);
+            if is_flushed && copied == Copied::Written {
+                sys::file::begin_write_out(&file)?;
+            }
             copied
         };
         if inode.is_borrowed() {

@@ -155,7 +155,8 @@ impl<'a> Completion<'a> {
     ) -> Result<Stat> {
         let union = self.union;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let filled = union.fill_copy(inode, Need::All, |mode| {
+        let is_flushed = !union.volatile && self.files < FLUSHED_SINGLY;
+        let filled = union.fill_copy(inode, Need::All, is_flushed, |mode| {
             union.with_descriptors(|| sys::at::open_at(&**into, name, flags, mode, false))
         })?;
         self.files += 1;
