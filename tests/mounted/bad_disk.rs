@@ -1,7 +1,5 @@
 //! An upper whose disk fails.
 
-use std::sync::atomic::Ordering;
-
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -26,9 +24,9 @@ fn everyone_is_told_of_a_failed_write_back() {
         rustix::io::write(&first, b"good").unwrap();
         rustix::fs::fsync(&first).unwrap();
         rustix::io::pwrite(&first, b"lost", 0).unwrap();
-        disk.fails.store(true, Ordering::SeqCst);
+        disk.set_failing(true);
         let told = rustix::fs::fsync(&first);
-        disk.fails.store(false, Ordering::SeqCst);
+        disk.set_failing(false);
         assert_eq!(told, Err(Errno::IO), "{way:?}");
         let third = open(OFlags::empty());
         assert_eq!(rustix::fs::fsync(&third), Ok(()), "{way:?}: opened since");

@@ -1,5 +1,5 @@
 //! A disk that remembers every write and every flush, so that a power cut at any moment can be made
-//! up: one file of a FUSE filesystem of this process, under a loop device.
+//! up: one file of a FUSE filesystem (`disk_server`) under a loop device.
 //!
 //! A real disk may bring what was written since its last finished flush to the medium in any order,
 //! or not at all; what a flush covers is there.
@@ -8,114 +8,19 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
-use fuser::{
-    BackgroundSession, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyWrite, Request, WriteFlags,
-};
 use rustix::mount::UnmountFlags;
 
 use crate::crash::Random;
+use crate::disk_server::{self, Server};
 use crate::process::wait_for;
-
-const TTL: Duration = Duration::from_secs(3600);
-const DISK: INodeNo = INodeNo(2);
 
 /// What came to the disk.
 #[derive(Clone, Debug)]
 pub enum Event {
     Write(u64, Vec<u8>),
     Flush,
-}
-
-type Log = Arc<Mutex<Vec<Event>>>;
-
-struct Disk {
-    /// Writes fail.
-    fails: Arc<AtomicBool>,
-    content: File,
-    size: u64,
-    log: Log,
-}
-
-impl Disk {
-    fn attr(&self, ino: INodeNo) -> FileAttr {
-        let is_disk = ino == DISK;
-        FileAttr {
-            ino,
-            size: if is_disk { self.size } else { 0 },
-            blocks: 0,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: if is_disk {
-                FileType::RegularFile
-            } else {
-                FileType::Directory
-            },
-            perm: if is_disk { 0o600 } else { 0o700 },
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        }
-    }
-}
-
-impl Filesystem for Disk {
-    fn lookup(&self, _req: &Request, _parent: INodeNo, name: &std::ffi::OsStr, reply: ReplyEntry) {
-        if name == "disk" {
-            reply.entry(&TTL, &self.attr(DISK), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
-        }
-    }
-
-    fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply.attr(&TTL, &self.attr(ino));
-    }
-
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        // Past the page cache: what the block layer sends arrives here in its order.
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
-    }
-
-    fn read(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, offset: u64, size: u32,
-        _flags: OpenFlags, _lock_owner: Option<LockOwner>, reply: ReplyData,
-    ) {
-        let mut data = vec![0; size as usize];
-        let got = self.content.read_at(&mut data, offset).unwrap_or(0);
-        reply.data(&data[..got]);
-    }
-
-    fn write(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, offset: u64, data: &[u8],
-        _write_flags: WriteFlags, _flags: OpenFlags, _lock_owner: Option<LockOwner>,
-        reply: ReplyWrite,
-    ) {
-        let fails = self.fails.load(Ordering::SeqCst);
-        if fails || self.content.write_all_at(data, offset).is_err() {
-            return reply.error(Errno::EIO);
-        }
-        let event = Event::Write(offset, data.to_vec());
-        self.log.lock().unwrap().push(event);
-        reply.written(u32::try_from(data.len()).unwrap());
-    }
-
-    fn fsync(
-        &self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _data: bool, reply: ReplyEmpty,
-    ) {
-        self.log.lock().unwrap().push(Event::Flush);
-        reply.ok();
-    }
 }
 
 /// Options of mount(8) for what a power cut has left. A filesystem that somebody's copy of the mount namespace has
@@ -128,12 +33,9 @@ fn replayed(kind: &str) -> &'static str {
 pub struct Logged {
     /// Where the filesystem is mounted.
     pub at: PathBuf,
-    /// While this is set, writes fail.
-    pub fails: Arc<AtomicBool>,
     base: PathBuf,
     replayed: &'static str,
-    log: Log,
-    server: Option<(LoopMount, BackgroundSession)>,
+    server: Option<(LoopMount, Server)>,
     scratch: tempfile::TempDir,
 }
 
@@ -154,22 +56,12 @@ impl Logged {
             .args(make)
             .arg(at("base")));
         copy_sparse(&at("base"), &at("content"));
-        let log = Log::default();
-        let fails = Arc::new(AtomicBool::new(false));
-        let disk = Disk {
-            fails: Arc::clone(&fails),
-            content: open(&at("content")),
-            size,
-            log: Arc::clone(&log),
-        };
-        let server = fuser::spawn_mount(disk, at("server"), &fuser::Config::default()).unwrap();
+        let server = Server::start(scratch.path());
         let mount = LoopMount::new(&at("server/disk"), &at("at"), options);
         Self {
             at: at("at"),
-            fails,
             base: at("base"),
             replayed: replayed(kind),
-            log,
             server: Some((mount, server)),
             scratch,
         }
@@ -177,12 +69,17 @@ impl Logged {
 
     /// How much has come to the disk so far.
     pub fn position(&self) -> usize {
-        self.log.lock().unwrap().len()
+        disk_server::position(self.scratch.path())
+    }
+
+    /// Has writes fail, or not any longer.
+    pub fn set_failing(&self, fails: bool) {
+        disk_server::set_failing(self.scratch.path(), fails);
     }
 
     /// Unmounts; what was written until then can be cut off anywhere.
     pub fn end(mut self) -> Cuts {
-        let log = self.log.lock().unwrap().clone();
+        let until = self.position();
         self.stop();
         let scratch = std::mem::replace(&mut self.scratch, tempfile::tempdir().unwrap());
         Cuts {
@@ -190,7 +87,7 @@ impl Logged {
             base: self.base.clone(),
             replayed: self.replayed,
             done: 0,
-            log,
+            log: disk_server::events(scratch.path(), until),
             scratch,
         }
     }
@@ -202,7 +99,7 @@ impl Logged {
             let at = self.scratch.path().join("server");
             let gone = || rustix::mount::unmount(&at, UnmountFlags::empty()).ok();
             wait_for(Duration::from_secs(20), gone).expect("nothing uses the disk");
-            server.join().unwrap();
+            server.join();
         }
     }
 }
@@ -323,6 +220,9 @@ fn run(command: &mut Command) -> String {
 /// Other tests, and programs that are not ours at all, copy the mount namespace whenever they like.
 #[test]
 fn cuts_go_on_while_a_namespace_has_the_last_one() {
+    if disk_server::serves() {
+        return;
+    }
     for (kind, size) in [("ext4", 32 << 20), ("xfs", 320 << 20)] {
         let disk = Logged::new(kind, size, &[], "defaults");
         let mut file = File::create(disk.at.join("f")).unwrap();

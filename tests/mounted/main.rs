@@ -20,6 +20,7 @@ mod ctl;
 mod ctl_layers;
 mod ctl_layers_use;
 mod disk_log;
+mod disk_server;
 mod found;
 mod hostile_callers;
 mod hostile_layers;
