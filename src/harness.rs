@@ -37,6 +37,10 @@ pub use snapshot::Snapshot;
 /// its layers are left alone: when something is still open in it, for two seconds, after which its
 /// users get errors. It does not panic; what could not be done is told on stderr.
 ///
+/// A process that takes away a shared mapping of a file of the union that it has written to (munmap(2)) has what was
+/// written stored while it holds the lock of its memory, and the threads that store it are its own: call msync(2) before, or have a
+/// process of its own serve the union ([`Builder::spawned`]).
+///
 /// When the process is killed, or aborts, a shell that waits for that ends the connection and takes the mount
 /// away.
 ///
