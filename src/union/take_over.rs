@@ -195,7 +195,10 @@ impl Union {
         }
         let stat = &found.found.stat;
         let number = self.inodes.numbers.of(stat.dev, stat.ino);
-        let is_it = stat.kind() == noted.kind && found.found.ino.unwrap_or(number) == noted.ino;
+        // By its first name it is known already, and its record is not read again.
+        let known = || self.inodes.find(number).map(|inode| inode.ino());
+        let ino = found.found.ino.or_else(known).unwrap_or(number);
+        let is_it = stat.kind() == noted.kind && ino == noted.ino;
         is_it.then(|| (Arc::clone(&parent), found))
     }
 

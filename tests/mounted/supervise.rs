@@ -233,6 +233,41 @@ fn an_exchange_is_done_once() {
     });
 }
 
+/// All names of a file that was copied up are known to the next server, not only the first.
+#[test]
+fn further_names_of_a_copy() {
+    for way in ["passthrough", "none", "cached"] {
+        let mut m = Stack::new()
+            .lower(["f=1"])
+            .mount_with(&format!("supervise,open={way}"));
+        m.write("f", "2").unwrap();
+        m.link("f", "g").unwrap();
+        m.link("g", "h").unwrap();
+        let number = m.stat("f").unwrap().st_ino;
+        // The kernel asks for none of them again.
+        let known = m.remembered(&["f", "g", "h"]);
+        kill_server(m.path());
+        m.unlink("f").unwrap();
+        kill_server(m.path());
+        m.link("g", "k").unwrap();
+        m.rename("h", "i").unwrap();
+        kill_server(m.path());
+        m.unlink("g").unwrap();
+        m.link("i", "l").unwrap();
+        drop(known);
+        for round in 0..2 {
+            for name in ["i", "k", "l"] {
+                let stat = m.stat(name).unwrap();
+                assert_eq!((stat.st_ino, stat.st_nlink), (number, 3), "{way} {name}");
+                m.assert_file(name, "2");
+            }
+            if round == 0 {
+                m.remount();
+            }
+        }
+    }
+}
+
 /// Several threads write, each its own file: what was answered is there.
 #[test]
 fn what_was_written_is_there() {
