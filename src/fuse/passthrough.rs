@@ -235,8 +235,11 @@ impl Passthrough {
                 node.cached = Cached::default();
             }
         }
-        if node.opens == 0 && node.cached == Cached::Soon && opening.only_reads() {
-            return Ok(Joined::Cached);
+        match node.cached {
+            Cached::Soon if node.opens == 0 && opening.only_reads() => return Ok(Joined::Cached),
+            // That is for the layer's filesystem to do.
+            Cached::Yes if node.opens == 0 && opening.direct => return Ok(Joined::Unknown),
+            _ => {}
         }
         let mut handle = COUNTED;
         if node.backing.is_some() {

@@ -173,6 +173,23 @@ fn changed_while_nothing_is_open() {
     }
 }
 
+/// O_DIRECT is what the layer's filesystem makes of it, which may refuse what is not aligned.
+#[test]
+fn direct_io_is_the_layers() {
+    let m = Stack::new().lower(["f=some text"]).mount_with(OPEN);
+    let read = |path: &std::path::Path| {
+        let fd = crate::calls::open(path, OFlags::RDONLY | OFlags::DIRECT)?;
+        let mut page = [0; 64];
+        rustix::io::pread(&fd, &mut page[1..8], 0)
+    };
+    let own = read(&m.layers.lowers[0].join("f"));
+    assert_eq!(read(&m.p("f")), own);
+    keep(&m, "f", "some text");
+    all_closed(&m);
+    assert_eq!(read(&m.p("f")), own);
+    keep(&m, "f", "some text");
+}
+
 /// A name that goes, and a file that is taken for another.
 #[test]
 fn unlinked_and_replaced_while_it_is_open() {
