@@ -357,24 +357,33 @@ fn unsafe_only_in_the_system_call_layer() {
     only_under("src/sys", "unsafe");
 }
 
+/// Where code below `dir` has one of `calls`, but in the file `except`.
+fn calls_in(dir: &str, except: &str, calls: &[&str]) -> Vec<String> {
+    let files = rust_files(dir).into_iter();
+    let files = files.filter(|path| !path.ends_with(except));
+    let found = files.flat_map(|path| {
+        let code = code_only(&read(&path));
+        let lines = calls.iter().flat_map(|call| lines_with(&code, call));
+        let lines: Vec<String> = lines.map(|n| format!("{}:{n}", shown(&path))).collect();
+        lines
+    });
+    found.collect()
+}
+
 #[test]
 fn tests_of_mounts_open_files_for_themselves_alone() {
-    let mut broken = Vec::new();
-    for path in rust_files("tests/mounted") {
-        if path.ends_with("process.rs") {
-            continue;
-        }
-        let code = code_only(&read(&path));
-        for line in lines_with(&code, "rustix::fs::open(")
-            .into_iter()
-            .chain(lines_with(&code, "rustix::fs::openat("))
-        {
-            broken.push(format!("{}:{line}", shown(&path)));
-        }
-    }
+    let calls = ["rustix::fs::open(", "rustix::fs::openat("];
     report(
         "programs that other tests start get no descriptors: process::open_file",
-        &broken,
+        &calls_in("tests/mounted", "process.rs", &calls),
+    );
+}
+
+#[test]
+fn tests_do_not_copy_programs_by_themselves() {
+    report(
+        "who is forked meanwhile keeps them busy (cp does it), and std::io::copy copies data",
+        &calls_in("tests", "tidy.rs", &["fs::copy("]),
     );
 }
 

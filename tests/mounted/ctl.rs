@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::process::Command;
 
-use crate::process::{Outcome, finish, run, unionfs};
+use crate::process::{Outcome, copy_program, finish, run, unionfs};
 use crate::support::{Mount, Stack};
 use crate::user::{DeviceMode, Place, USER};
 
@@ -241,7 +241,7 @@ fn top_shows_what_goes_on() {
 fn others_may_not_ask() {
     let m = Stack::new().lower(["a=1"]).mount();
     let program = m.layers.scratch().join("unionfs");
-    fs::copy(unionfs(), &program).unwrap();
+    copy_program(unionfs(), &program);
     let id = |kind: &str| format!("--{kind}={USER}");
     let user = ["setpriv", &id("reuid"), &id("regid"), "--clear-groups"].map(str::to_owned);
     let container = ["unshare", "-m", "capsh", "--drop=cap_sys_admin", "--"].map(str::to_owned);

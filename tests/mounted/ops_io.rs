@@ -11,7 +11,7 @@ use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 use crate::calls::contents;
 use crate::dialects;
 use crate::fails;
-use crate::process::finish;
+use crate::process::{copy_program, finish};
 use crate::spec::Dialect;
 use crate::support::{Mount, Stack};
 
@@ -271,7 +271,7 @@ fn extended_flags() {
 fn program_from_a_lower_runs() {
     let layers = Stack::new().lower([""; 0]).build();
     let program = layers.lowers[0].join("true");
-    fs::copy("/bin/true", &program).unwrap();
+    copy_program("/bin/true", &program);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let m = layers.mount();
     assert!(finish(&mut Command::new(m.p("true"))).status.success());

@@ -14,7 +14,7 @@ use unionfs::stats::{Op, requests};
 
 use crate::calls::{Caller, contents, open};
 use crate::fails;
-use crate::process::wait_for;
+use crate::process::{copy_program, finish, wait_for};
 use crate::support::{Layers, Mount, Stack};
 
 const OPEN: &str = "open=passthrough";
@@ -48,7 +48,10 @@ fn data_do_not_pass_through_the_daemon() {
     let m = layers.mount_with(OPEN);
     let before = moved(&m);
     assert!(fs::read(m.p("big")).unwrap() == data);
-    fs::copy(m.p("big"), "/dev/null").unwrap();
+    let mut big = fs::File::open(m.p("big")).unwrap();
+    let mut null = fs::File::create("/dev/null").unwrap();
+    std::io::copy(&mut big, &mut null).unwrap();
+    drop(big);
     fs::write(m.p("new"), &data).unwrap();
     let file = open(&m.p("new"), OFlags::RDWR | OFlags::APPEND).unwrap();
     rustix::io::write(&file, b"more").unwrap();
@@ -397,7 +400,7 @@ fn files_without_a_name() {
 fn running_programs() {
     let layers = Stack::new().upper(["d/"]).lower(["x"]).build();
     for place in [layers.upper_path(), &layers.lowers[0]] {
-        fs::copy("/bin/sleep", place.join("sleep-of-tests")).unwrap();
+        copy_program("/bin/sleep", place.join("sleep-of-tests"));
         fs::set_permissions(
             place.join("sleep-of-tests"),
             fs::Permissions::from_mode(0o755),
@@ -417,7 +420,7 @@ fn running_programs() {
         child.wait().unwrap();
         let free = || m.open(name, OFlags::WRONLY).ok();
         wait_for(Duration::from_secs(15), free).unwrap();
-        assert!(Command::new(m.p(name)).arg("0").status().unwrap().success());
+        assert!(finish(Command::new(m.p(name)).arg("0")).status.success());
     }
 }
 

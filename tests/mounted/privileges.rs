@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::Command;
 
 use crate::calls::Caller;
-use crate::process::{daemons, finish, unionfs};
+use crate::process::{copy_program, daemons, finish, unionfs};
 use crate::regressions_copy_up::Image;
 use crate::support::{Mount, Stack};
 use crate::user::{DeviceMode, Place};
@@ -153,7 +153,7 @@ fn of_servers_of_another_program() {
     let keeper = crate::supervise::keeper(m.path());
     let mut before = crate::supervise::server(m.path(), keeper);
     let program = m.layers.scratch().join("unionfs");
-    fs::copy(unionfs(), &program).unwrap();
+    copy_program(unionfs(), &program);
     for program in [program.as_path(), unionfs().as_ref()] {
         let outcome = finish(Command::new(program).arg("upgrade").arg(m.path()));
         assert!(outcome.status.success(), "{}", outcome.stderr);

@@ -85,6 +85,16 @@ pub fn finish_with_input(command: &mut Command) -> Outcome {
     }
 }
 
+/// Copies a program, by a process of its own: one that another test has just forked from this one would hold it
+/// open for writing until it executes something, and nobody could run it meanwhile.
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let copied = Command::new("cp")
+        .arg(from.as_ref())
+        .arg(to.as_ref())
+        .status();
+    assert!(copied.unwrap().success(), "{}", to.as_ref().display());
+}
+
 /// Asks again until there is an answer or the time is over.
 pub fn wait_for<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();

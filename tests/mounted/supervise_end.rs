@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::{daemons, device_of, finish, run, unionfs, wait_for};
+use crate::process::{copy_program, daemons, device_of, finish, run, unionfs, wait_for};
 use crate::supervise::{STEP, keeper, kill_server, server, while_killed};
 use crate::support::Stack;
 use crate::ways_user::good;
@@ -109,7 +109,7 @@ fn an_upgrade_while_it_is_used() {
             let dir = m.layers.scratch().join(format!("program{n}"));
             fs::create_dir(&dir).unwrap();
             let program = dir.join("unionfs");
-            fs::copy(unionfs(), &program).unwrap();
+            copy_program(unionfs(), &program);
             program
         })
         .collect();
@@ -188,7 +188,9 @@ fn an_upgrade_that_fails() {
     ];
     for (text, words) in programs {
         if let Some(text) = text {
-            fs::write(&program, text).unwrap();
+            let script = m.layers.scratch().join("script");
+            fs::write(&script, text).unwrap();
+            copy_program(&script, &program);
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         }
         // Its name is the one of this program only for who calls it.
@@ -210,7 +212,7 @@ fn an_upgrade_that_fails() {
         fs::remove_file(m.p("new")).unwrap();
     }
     fs::remove_file(&program).unwrap();
-    fs::copy(own, &program).unwrap();
+    copy_program(own, &program);
     good(&finish(
         std::process::Command::new(&program)
             .arg("upgrade")

@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::calls::contents;
-use crate::process::finish;
+use crate::process::{copy_program, finish};
 use crate::requests::Counter;
 use crate::supervise::{keeper, kill_server, server};
 use crate::supervise_again::done_unanswered;
@@ -156,7 +156,7 @@ fn without_names() {
 #[test]
 fn programs_that_run() {
     let m = mount();
-    fs::copy("/bin/sleep", m.p("sleep")).unwrap();
+    copy_program("/bin/sleep", m.p("sleep"));
     let mut running = Command::new(m.p("sleep")).arg("60").spawn().unwrap();
     for _ in 0..3 {
         kill_server(m.path());

@@ -63,7 +63,7 @@ impl Place {
     pub fn of(user: u32) -> Self {
         let layers = Stack::new().lower(LOWER).build();
         let program = layers.scratch().join("unionfs");
-        fs::copy(process::unionfs(), &program).unwrap();
+        process::copy_program(process::unionfs(), &program);
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         give(layers.scratch(), user);
         let before = snapshot::take(&layers.lowers[0]);

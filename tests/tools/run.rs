@@ -20,7 +20,12 @@ impl Place {
             .unwrap();
         let place = Self(dir);
         place.sh("chmod 755 .; mkdir tmp data; chmod 1777 tmp; echo old > data/f; mkdir data/d; echo x > data/d/x");
-        fs::copy(unionfs(), place.path("unionfs")).unwrap();
+        // Not by this process, whose forks would hold it open for writing while it is to be run.
+        let copied = Command::new("cp")
+            .arg(unionfs())
+            .arg(place.path("unionfs"))
+            .status();
+        assert!(copied.unwrap().success());
         place
     }
 
